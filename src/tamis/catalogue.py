@@ -1,0 +1,134 @@
+"""The table of components: names of the papers in lower case with hyphens -> "module:Class". Listing imports nothing."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+from tamis.errors import RecipeError
+
+PASSES = {
+    "lengths": "tamis.scorers.passes.lengths:Lengths",
+    "tokens": "tamis.scorers.passes.tokens:Tokens",
+    "influence": "tamis.scorers.passes.influence:Influence",
+}
+SCORERS = {
+    "entropy": "tamis.scorers.uncertainty:Entropy",
+    "gradient-similarity": "tamis.scorers.gradients:GradientSimilarity",
+    "ifd": "tamis.scorers.difficulty:Ifd",
+    "length": "tamis.scorers.length:Length",
+    "perplexity": "tamis.scorers.perplexity:Perplexity",
+}
+SELECTORS = {
+    "band": "tamis.selectors.ranking:Band",
+    "bottom": "tamis.selectors.ranking:Bottom",
+    "less": "tamis.selectors.less:Less",
+    "longest": "tamis.selectors.baselines:Longest",
+    "random": "tamis.selectors.baselines:Random",
+    "rds-plus": "tamis.selectors.rds:RdsPlus",
+    "top": "tamis.selectors.ranking:Top",
+}
+MIXERS = {
+    "equal": "tamis.selectors.mixing:Equal",
+    "proportional": "tamis.selectors.mixing:Proportional",
+}
+TRAINERS = {
+    "full": "tamis.trainers.full:Full",
+    "lora": "tamis.trainers.lora:Lora",
+}
+EVALUATORS = {
+    "exact-match": "tamis.evaluators.exact_match:ExactMatch",
+    "held-out-loss": "tamis.evaluators.held_out:HeldOutLoss",
+}
+CATALOGUE: dict[str, dict[str, str]] = {
+    "passes": PASSES,
+    "scorers": SCORERS,
+    "selectors": SELECTORS,
+    "mixers": MIXERS,
+    "trainers": TRAINERS,
+    "evaluators": EVALUATORS,
+}
+
+
+def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest known name, or the empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def entry(kind: str, name: str) -> str:
+    """`module:Class` of a component. A third party's component is named so itself, as `my_package.module:Class`."""
+    table = CATALOGUE[kind]
+    if name in table:
+        return table[name]
+    if ":" in name:
+        return name
+    raise RecipeError(f"there is no {kind[:-1]} named {name!r}{nearest(name, table)} Known: {', '.join(sorted(table))}")
+
+
+def load(kind: str, name: str) -> type[Any]:
+    """The class of a component, imported now."""
+    module, _, attribute = entry(kind, name).partition(":")
+    try:
+        loaded = importlib.import_module(module)
+        found: type[Any] = getattr(loaded, attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise RecipeError(f"{kind[:-1]} {name!r} cannot be loaded from {module}:{attribute}: {error}") from error
+    return found
+
+
+def build(kind: str, name: str, settings: Mapping[str, Any]) -> Any:
+    """A component from its name and settings; every unknown setting and wrong type is reported at once."""
+    from typing import get_type_hints
+
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+    cls = load(kind, name)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    faults = [
+        f"{name} has no setting {key!r}{nearest(key, list(fields))} Known: {', '.join(fields) or 'none'}"
+        for key in settings
+        if key not in fields
+    ]
+    required = [
+        field.name
+        for field in fields.values()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    faults += [f"{name} needs a setting {key!r}" for key in required if key not in settings]
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key not in fields:
+            continue
+        try:
+            try:
+                adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
+            except PydanticUserError:  # a type that carries its own configuration refuses a second one
+                adapter = TypeAdapter(hints[key])
+            values[key] = adapter.validate_python(value)
+        except ValidationError as error:
+            faults += [f"{name}.{key}: {fault['msg']}, got {fault['input']!r}" for fault in error.errors()]
+    if faults:
+        raise RecipeError(faults)
+    return cls(**values)
+
+
+def help_line(kind: str, name: str) -> str:
+    """First line of the class docstring, read from the source without importing it."""
+    module, _, attribute = entry(kind, name).partition(":")
+    parent = importlib.util.find_spec("tamis")
+    if not module.startswith("tamis.") or parent is None or not parent.submodule_search_locations:
+        return ""
+    from pathlib import Path
+
+    path = Path(parent.submodule_search_locations[0]).joinpath(*module.split(".")[1:]).with_suffix(".py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == attribute:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""

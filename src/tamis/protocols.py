@@ -1,0 +1,87 @@
+"""The shapes of components. A component is a frozen, keyword-only dataclass; its fields are its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from tamis.checkpoints import Checkpoint
+    from tamis.models import ModelRef
+    from tamis.pool import Pool, Shard
+    from tamis.training import TrainingRows
+    from tamis.values import Arrays, Budget, Column, Items, Machine, Need, Seeds, Subset
+    from tamis.views import PoolView, ShardSignals
+
+
+class Component(Protocol):
+    """Settings as fields; `revision` is raised when the output changes."""
+
+    revision: ClassVar[int]
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Signals and columns that must exist before this component runs; may depend on its settings."""
+        ...
+
+
+@runtime_checkable
+class Pass(Component, Protocol):
+    """Touches a model (or a tokenizer) and makes a signal, one shard at a time."""
+
+    def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
+        """Arrays of one shard. First axis rows; a ragged array `x` has its `(n + 1,)` int64 `x_offsets` beside it."""
+        ...
+
+
+class Scorer(Component, Protocol):
+    """Pure function of signals, one shard at a time."""
+
+    def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
+        """Named columns (n,), each with unit and, where NaN, a reason. Names are views: `response`, `prompt`, …"""
+        ...
+
+
+class Selector(Component, Protocol):
+    """Decides which rows to keep."""
+
+    nested: ClassVar[bool]  # a smaller row budget gives a prefix of a larger one
+
+    def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
+        """At most `budget` of the usable rows, best first."""
+        ...
+
+
+class Mixer(Component, Protocol):
+    """Divides a budget among groups."""
+
+    def share(self, view: PoolView, budget: Budget, /) -> Mapping[str, Budget]:
+        """Group name -> its budget, in the unit of the budget given; they add up to it."""
+        ...
+
+
+class Trainer(Component, Protocol):
+    """Fine-tunes a model on a subset."""
+
+    def train(
+        self, model: ModelRef, rows: TrainingRows, seeds: Seeds, hooks: Sequence[Hook], out: Path, on: Machine, /
+    ) -> Sequence[Checkpoint]:
+        """Checkpoints kept, in order of training; the last is the final one. `out` may hold what a killed run left."""
+        ...
+
+
+class Hook(Protocol):
+    """Sees training steps."""
+
+    def after_step(self, step: int, log: Mapping[str, Any], /) -> None:
+        """Called after every optimiser step with `loss`, `learning_rate`, `epoch` and `gradient_norm`."""
+        ...
+
+
+class Evaluator(Component, Protocol):
+    """Measures a model on held-out rows."""
+
+    def evaluate(self, model: ModelRef, pool: Pool, on: Machine, /) -> Items:
+        """One result per evaluation row, in the order of `pool`."""
+        ...

@@ -1,0 +1,187 @@
+"""The values that flow between stages. All are immutable; large ones are handles on files, never lists in memory."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from tamis.errors import RecipeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Kind = Literal["chat", "prompt", "text", "pair", "rated"]
+KINDS: tuple[Kind, ...] = ("chat", "prompt", "text", "pair", "rated")
+Message = dict[str, Any]
+Arrays = Mapping[str, "NDArray[Any]"]
+
+
+class Reason(enum.IntEnum):
+    """Why a row has no value in a column (NaN with a reason means "cannot", and is never ranked)."""
+
+    NONE = 0
+    NEEDS_ANSWER = 1
+    ALL_MASKED = 2
+    NOT_FINITE = 3
+    WRONG_KIND = 4
+    TEMPLATE = 5
+    NOT_MEASURED = 6
+    TOO_SHORT = 7
+
+    @property
+    def text(self) -> str:
+        """The reason in words, as ledger and reports print it."""
+        return _REASON_TEXT[self]
+
+
+_REASON_TEXT = {
+    Reason.NONE: "",
+    Reason.NEEDS_ANSWER: "needs an answer",
+    Reason.ALL_MASKED: "no token to score is left after truncation",
+    Reason.NOT_FINITE: "the model gave a value that is not finite",
+    Reason.WRONG_KIND: "this kind of row cannot be scored so",
+    Reason.TEMPLATE: "the chat template refuses the row",
+    Reason.NOT_MEASURED: "not measured",
+    Reason.TOO_SHORT: "too short for this measure",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One example as read. `key` is its identity (input file digest + position); `content` its 128-bit text digest."""
+
+    key: str
+    content: str
+    kind: Kind
+    source: str
+    messages: tuple[Message, ...] = ()
+    tools: str | None = None
+    chosen: tuple[Message, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    label: bool | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+    file: str = ""
+    position: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One float32 per row, raw, with a unit and no opinion. `reasons` holds a `Reason` code, non-zero where NaN."""
+
+    values: NDArray[np.float32]
+    unit: str
+    reasons: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What a component must have before it runs: a signal (by pass name) or a column, of the pool or of the target.
+
+    `settings` are the least the pass must be run with (for example ``{"loss": "all"}``); a richer pass satisfies it.
+    """
+
+    kind: Literal["signal", "column"]
+    name: str
+    side: Literal["pool", "target"] = "pool"
+    settings: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The machine, which is not science: never part of an identity. `tokens_per_batch` bounds padded tokens a batch."""
+
+    device: str = "cpu"
+    threads: int = 1
+    workers: int = 1
+    tokens_per_batch: int = 2048
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to select: rows, a share of the usable rows in (0, 1], or training tokens. Exactly one is set."""
+
+    rows: int | None = None
+    share: float | None = None
+    tokens: int | None = None
+
+    _PATTERN = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kKmMbB]?)\s*(%|tokens?|rows?)?\s*$")
+
+    @classmethod
+    def parse(cls, text: str | int | float | Budget) -> Budget:
+        """Read `5000`, `"5%"`, `"2M tokens"`, `"10k rows"`.
+
+        >>> Budget.parse("5%").share, Budget.parse("2M tokens").tokens, Budget.parse(300).rows
+        (0.05, 2000000, 300)
+        """
+        if isinstance(text, Budget):
+            return text
+        match = cls._PATTERN.match(str(text))
+        if match is None:
+            raise RecipeError(f"budget {text!r} is not understood: write rows (5000), a share (5%) or '2M tokens'")
+        number = float(match[1].replace("_", "")) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9}[match[2].lower()]
+        unit = (match[3] or "rows").rstrip("s")
+        if unit == "%":
+            if not 0 < number <= 100:
+                raise RecipeError(f"budget {text!r} is not a share: it must lie in (0 %, 100 %]")
+            return cls(share=number / 100)
+        if number < 1 or number != int(number):
+            raise RecipeError(f"budget {text!r} is not a whole number of at least 1 {unit}s")
+        return cls(tokens=int(number)) if unit == "token" else cls(rows=int(number))
+
+    def limits(self, usable_rows: int) -> tuple[int | None, int | None]:
+        """(rows, tokens) at most, one of them None. A share rounds to the nearest row, at least one."""
+        if self.share is not None:
+            return max(1, round(self.share * usable_rows)), None
+        return self.rows, self.tokens
+
+    def __str__(self) -> str:
+        if self.share is not None:
+            return f"{self.share * 100:g}%"
+        return f"{self.rows} rows" if self.rows is not None else f"{self.tokens} tokens"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subset:
+    """Rows chosen, in the order picked.
+
+    `positions`: (k,) int64 places in the pool. `gains`: (k,) float32, what each pick was worth to the selector.
+    `weights`: (k,) float32 training weights or None. `values`: (n,) float32 the statistic on which every row of the
+    pool was judged, NaN where it had none; `reasons` (n,) says why. `unit` names that statistic.
+    """
+
+    positions: NDArray[np.int64]
+    gains: NDArray[np.float32]
+    values: NDArray[np.float32] | None = None
+    reasons: NDArray[np.uint8] | None = None
+    weights: NDArray[np.float32] | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """Seeds of one training run: adapter initialisation and data order (audits_and_trust §1)."""
+
+    adapter: int = 0
+    order: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """One result per evaluation item, so that comparisons can be paired.
+
+    `values`: (n,) float64 summed statistic of the item (loss: summed nats; exact match: 0 or 1), `weights`: (n,)
+    float64 its count (tokens, or 1); the evaluator's figure is sum(values) / sum(weights). `lower_is_better` says
+    which way is good.
+    """
+
+    keys: Sequence[str]
+    values: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    metric: str
+    unit: str
+    lower_is_better: bool

@@ -1,0 +1,139 @@
+"""What scorers and selectors see of a pool: signals of one shard, and a lazy view of the whole."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tamis.errors import RecipeError
+from tamis.pool import Pool, Shard
+from tamis.values import Column
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ShardSignals:
+    """The signals of one shard, memory-mapped: `have["tokens"]["nll"]`. `shard` gives the rows themselves."""
+
+    shard: Shard
+    folders: Mapping[str, Path]
+
+    @functools.cached_property
+    def _loaded(self) -> dict[str, dict[str, NDArray[Any]]]:
+        return {}
+
+    def __getitem__(self, name: str) -> Mapping[str, NDArray[Any]]:
+        from tamis.store import load_arrays
+
+        if name not in self.folders:
+            raise RecipeError(f"the signal {name!r} was not measured; have: {', '.join(self.folders) or 'none'}")
+        if name not in self._loaded:
+            self._loaded[name] = load_arrays(self.folders[name])
+        return self._loaded[name]
+
+    def __len__(self) -> int:
+        return self.shard.rows
+
+
+@dataclass(frozen=True)
+class PoolView:
+    """A pool with its signals and columns, by shard and lazily.
+
+    `signal_folders[name][i]` is the folder of shard i's signal. `columns` maps full column names
+    (`perplexity.response@base-4m`) to whole-pool columns. `target` is the view of the target pool, or None.
+    `existing`: places of rows already chosen.
+    """
+
+    pool: Pool
+    signal_folders: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    target: PoolView | None = None
+    existing: Sequence[int] = ()
+    keep: NDArray[np.bool_] | None = None  # rows a `where` has left; None: all
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def shards(self) -> Iterator[ShardSignals]:
+        """The shards in order, each with its signals."""
+        for number, shard in enumerate(self.pool.shards):
+            yield ShardSignals(shard, {name: folders[number] for name, folders in self.signal_folders.items()})
+
+    def signal(self, name: str, array: str) -> NDArray[Any]:
+        """One array of a signal over the whole pool (first axis rows): only for what fits in memory."""
+        import numpy as np
+
+        parts = [shard[name][array] for shard in self.shards()]
+        if not parts:
+            return np.zeros((0,), np.float32)
+        return np.concatenate(parts)
+
+    def column(self, name: str) -> Column:
+        """A column by full or unambiguous short name; otherwise the error lists the candidates."""
+        return self.columns[resolve_column(name, list(self.columns))]
+
+    @functools.cached_property
+    def cost(self) -> NDArray[np.int64]:
+        """(n,) training tokens of every row: template, tokenizer and truncation of the model in use."""
+        import numpy as np
+
+        return self.signal("lengths", "tokens").astype(np.int64)
+
+    @functools.cached_property
+    def usable(self) -> NDArray[np.bool_]:
+        """(n,) rows that a trainer can use: at least one trained token is left, and no `where` took them out."""
+        import numpy as np
+
+        good: NDArray[np.bool_] = self.signal("lengths", "reason") == 0
+        if self.keep is not None:
+            good = good & self.keep
+        if len(self.existing):
+            good = good.copy()
+            good[np.asarray(self.existing, dtype=np.int64)] = False
+        return good
+
+    def groups(self, by: str = "source") -> NDArray[np.str_]:
+        """(n,) group name of every row: `source`, `kind`, or a field of meta as `meta.skill` ("" where absent)."""
+        import json
+
+        import numpy as np
+
+        if by.startswith("meta."):
+            name = by.removeprefix("meta.")
+            texts = self.pool.table(["meta"]).column("meta").to_pylist()
+            return np.array([str(json.loads(text).get(name) or "") for text in texts], dtype=np.str_)
+        if by not in ("source", "kind", "file"):
+            raise RecipeError(f"cannot group by {by!r}: use source, kind, file or meta.NAME")
+        return np.array(self.pool.table([by]).column(by).to_pylist(), dtype=np.str_)
+
+
+def resolve_column(name: str, known: Sequence[str]) -> str:
+    """Full name of a column: itself, or the only one whose `scorer.view`, `scorer` or `scorer@model` it is."""
+    if name in known:
+        return name
+    found = [full for full in known if name in _short_forms(full)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        from tamis.catalogue import nearest
+
+        close = nearest(name, [short for full in known for short in _short_forms(full)])
+        raise RecipeError(f"there is no column {name!r}{close} Known: {', '.join(known) or 'none'}")
+    raise RecipeError(f"column {name!r} is ambiguous: {', '.join(found)}")
+
+
+def _short_forms(full: str) -> set[str]:
+    path, _, model = full.partition("@")
+    scorer, _, view = path.partition(".")
+    forms = {path, scorer}
+    if view in ("", "score", "response"):
+        forms.add(scorer)
+    if model:
+        forms |= {f"{scorer}@{model}"}
+    return forms
