@@ -1,1 +1,10 @@
-"""."""
+"""From files of any usual shape to a Pool: every record read becomes a row, or is quarantined with a reason.
+
+Rooms: `sources` (names to local files), `readers` (raw records with their places), `turns` and `formats` (a record to
+a row), `assembly` (keys, shards, rejects), `previews`.
+"""
+
+from tamis.ingest.assembly import Sample, ingest
+from tamis.ingest.previews import Preview, preview
+
+__all__ = ["Preview", "Sample", "ingest", "preview"]

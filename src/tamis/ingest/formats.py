@@ -1,0 +1,288 @@
+"""A parsed record to the parts of a row: which fields it has decides what it is, record by record.
+
+| form | fields |
+|---|---|
+| messages | `messages` (role, content, tool_calls), `tools`; a lone `document` turn is plain text |
+| sharegpt | `conversations` (from, value), `system`, `tools` |
+| alpaca | `instruction`, `input`, `output`, `system`, `history` |
+| prompt/completion | a name of `PROMPTS` and, unless it is only a prompt, one of `ANSWERS`; text or messages |
+| preference | `chosen` and `rejected` (text, a message or messages) beside any prompt, or with the prompt inside both |
+| kto | `kto_tag`, or a `label` that is true or false, beside an answer |
+| text | `text` |
+
+A mapping `{canonical: field}` replaces the detection; a field may be nested, as `a.b.0`. What no form uses goes to
+`meta`, so that nothing of the record is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tamis.catalogue import nearest
+from tamis.errors import RecipeError
+from tamis.ingest import turns
+from tamis.ingest.turns import RowFault, name_of, text
+from tamis.values import Kind, Message
+
+TURNS = ("messages", "conversations", "conversation")
+PROMPTS = ("instruction", "prompt", "question", "query", "problem")
+ANSWERS = ("output", "response", "completion", "answer", "solution")
+INPUTS = ("input", "context")
+CANONICAL = (
+    "prompt", "response", "system", "text", "messages", "chosen", "rejected", "label", "tools", "source", "input",
+)  # fmt: skip
+KNOWN = frozenset((*TURNS, *PROMPTS, *ANSWERS, "chosen", "rejected", "text"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """The parts of a row that its record gives; `used`: canonical name -> field it came from."""
+
+    kind: Kind
+    form: str
+    messages: tuple[Message, ...] = ()
+    chosen: tuple[Message, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    label: bool | None = None
+    tools: str | None = None
+    source: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    used: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Fields:
+    """The fields of a record, taken one by one; what is left is meta."""
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        self.left = {key: value for key, value in record.items() if value is not None}
+        self.names = {key: key for key in self.left}
+        self.used: dict[str, str] = {}
+        self.extra: dict[str, Any] = {}
+
+    @classmethod
+    def mapped(cls, record: Mapping[str, Any], mapping: Mapping[str, str]) -> _Fields:
+        found = {name: _nested(record, path) for name, path in mapping.items()}
+        fields = cls(found)
+        fields.names = dict(mapping)
+        fields.extra = {key: item for key, item in record.items() if key not in mapping.values() and item is not None}
+        return fields
+
+    def take(self, canonical: str, *aliases: str) -> Any:
+        """The value of the first alias there is, taken out; None without one."""
+        for alias in aliases or (canonical,):
+            if alias in self.left:
+                self.used[canonical] = self.names[alias]
+                return self.left.pop(alias)
+        return None
+
+    def has(self, *names: str) -> bool:
+        return any(name in self.left for name in names)
+
+    def meta(self) -> dict[str, Any]:
+        """What was not used, with a `meta` object of the record opened into it."""
+        rest = {**self.left, **self.extra}
+        given = rest.pop("meta", {})
+        if not isinstance(given, Mapping):
+            given = {"meta": given}
+        made = dict(given)
+        for key, value in rest.items():
+            made[key if key not in made else f"record_{key}"] = value
+        return made
+
+
+def check_mapping(mapping: Mapping[str, str]) -> None:
+    """Refuse canonical names that there are not, and a mapping that gives no text to train on."""
+    faults = [
+        f"--map {name}={path}: there is no {name!r}{nearest(name, list(CANONICAL))} Known: {', '.join(CANONICAL)}"
+        for name, path in mapping.items()
+        if name not in CANONICAL
+    ]
+    if mapping and not faults and not set(mapping) & {"prompt", "text", "messages", "chosen"}:
+        faults.append("--map names none of prompt, text, messages, chosen: nothing would be left of a row")
+    if faults:
+        raise RecipeError(faults)
+
+
+def draft(record: Any, mapping: Mapping[str, str] | None = None) -> Draft:
+    """What a record says. Raises RowFault with the reason where it says nothing usable."""
+    if isinstance(record, list) and record and all(isinstance(turn, dict) for turn in record):
+        record = {"messages": record}
+    if not isinstance(record, Mapping):
+        raise RowFault(f"wrong type: the record is {name_of(record)}, expected an object")
+    fields = _Fields.mapped(record, mapping) if mapping else _Fields(record)
+    form, messages = _messages(fields)
+    if form == "text":
+        return _finish(fields, "text", "text", messages)
+    if fields.has("chosen") and fields.has("rejected"):
+        return _pair(fields, form, messages)
+    if not messages:
+        raise RowFault(_unknown(fields, record, mapping))
+    label = _label(fields, form, messages)
+    form = "kto" if label is not None else form
+    kind = _kind(messages, label)
+    return _finish(fields, kind, form, messages, label=label)
+
+
+def _unknown(fields: _Fields, record: Mapping[str, Any], mapping: Mapping[str, str] | None) -> str:
+    keys = ", ".join(map(str, list(record)[:20])) or "none"
+    if mapping:
+        missing = ", ".join(sorted(set(mapping.values()) - set(fields.used.values())))
+        return f"mapped fields are not there: {missing} (found: {keys[:120]})"
+    return f"no known fields (found: {keys[:150]}); name them with --map"
+
+
+def _finish(fields: _Fields, kind: Kind, form: str, messages: list[Message], **more: Any) -> Draft:
+    tools = fields.take("tools")
+    source = fields.take("source") if isinstance(fields.left.get("source"), str) else None
+    return Draft(
+        kind=kind,
+        form=form,
+        messages=tuple(messages),
+        tools=None if tools is None else turns.tools(tools),
+        source=source or None,
+        used=fields.used,
+        meta=fields.meta(),
+        **more,
+    )
+
+
+def _messages(fields: _Fields) -> tuple[str, list[Message]]:
+    """The form, and the messages up to and with the answer (for a preference: the prompt)."""
+    if fields.has(*TURNS):
+        form = "messages" if fields.has("messages") else "sharegpt"
+        found = _with_system(fields, turns.messages(fields.take("messages", *TURNS), form_field(fields)))
+        if any(message["role"] == "document" for message in found):
+            return "text", _document(found)
+        _no_empty_turn(found)
+        return form, found
+    if not fields.has(*PROMPTS):
+        if not fields.has("text"):
+            return "prompt/completion", []
+        if not fields.has(*ANSWERS):
+            return "text", _document([{"role": "document", "content": text(fields.take("text"), "text")}])
+    return _prompt_and_answer(fields)
+
+
+def form_field(fields: _Fields) -> str:
+    """Name of the field that the messages were taken from."""
+    return fields.used.get("messages", "messages")
+
+
+def _document(found: list[Message]) -> list[Message]:
+    if len(found) != 1:
+        raise RowFault("a document turn stands among other turns; expected it alone")
+    if not found[0]["content"].strip():
+        raise RowFault("empty text")
+    return found
+
+
+def _prompt_and_answer(fields: _Fields) -> tuple[str, list[Message]]:
+    alpaca = fields.has("instruction")
+    wants_input = alpaca or fields.has("text") or "input" in fields.names.keys() - {fields.names.get("input")}
+    given = fields.take("prompt", *PROMPTS, "text")
+    field_name = fields.used["prompt"]
+    if isinstance(given, list):
+        found = turns.messages(given, field_name)
+    else:
+        prompt = text(given, field_name)
+        if wants_input and (more := fields.take("input", *INPUTS)) is not None:
+            prompt = "\n\n".join(part for part in (prompt, text(more, fields.used["input"])) if part.strip())
+        if not prompt.strip():
+            raise RowFault("empty prompt")
+        found = [*_history(fields), {"role": "user", "content": prompt}]
+    answer = fields.take("response", *ANSWERS)
+    if answer is not None:
+        found = [*found, *turns.answers(answer, fields.used["response"])]
+    found = _with_system(fields, found)
+    _no_empty_turn(found)
+    return ("alpaca" if alpaca else "prompt/completion"), found
+
+
+def _history(fields: _Fields) -> list[Message]:
+    made: list[Message] = []
+    if not isinstance(fields.left.get("history"), list):
+        return made
+    for pair in fields.take("history"):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise RowFault("wrong type: history holds something other than pairs of prompt and answer")
+        made.append({"role": "user", "content": text(pair[0], "history")})
+        made.append({"role": "assistant", "content": text(pair[1], "history")})
+    return made
+
+
+def _with_system(fields: _Fields, found: list[Message]) -> list[Message]:
+    if found[0]["role"] == "system" or not isinstance(fields.left.get("system"), str):
+        return found
+    system = fields.take("system")
+    return [{"role": "system", "content": system}, *found] if system else found
+
+
+def _no_empty_turn(found: list[Message]) -> None:
+    for number, message in enumerate(found):
+        empty = not message["content"].strip() and not message.get("tool_calls")
+        if empty and message["role"] == "assistant":
+            raise RowFault("empty answer" if number == len(found) - 1 else f"empty answer in turn {number}")
+    if not any(message["role"] != "system" and message["content"].strip() for message in found):
+        raise RowFault("no turn says anything")
+
+
+def _pair(fields: _Fields, form: str, prompt: list[Message]) -> Draft:
+    chosen, rejected = (
+        turns.answers(fields.take("chosen"), "chosen"),
+        turns.answers(fields.take("rejected"), "rejected"),
+    )
+    if not prompt:
+        prompt = _common(chosen, rejected)
+    chosen, rejected = _after(prompt, chosen), _after(prompt, rejected)
+    if not prompt:
+        raise RowFault("a preference without a prompt")
+    for name, answer in (("chosen", chosen), ("rejected", rejected)):
+        if not answer:
+            raise RowFault(f"{name} holds no answer after the prompt")
+        if not any(message["content"].strip() or message.get("tool_calls") for message in answer):
+            raise RowFault(f"empty answer: {name}")
+    return _finish(fields, "pair", "preference", prompt, chosen=tuple(chosen), rejected=tuple(rejected))
+
+
+def _common(one: list[Message], other: list[Message]) -> list[Message]:
+    """The turns with which both begin, up to the last of them that is not an answer."""
+    made: list[Message] = []
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            break
+        made.append(left)
+    while made and (made[-1]["role"] == "assistant" or len(made) in (len(one), len(other))):
+        made.pop()
+    return made
+
+
+def _after(prompt: list[Message], answer: list[Message]) -> list[Message]:
+    """The answer without the prompt, where it repeats it."""
+    said = [(message["role"], message["content"]) for message in prompt if message["role"] != "system"]
+    rest = [message for message in answer if message["role"] != "system"]
+    head = [(message["role"], message["content"]) for message in rest[: len(said)]]
+    return rest[len(said) :] if said and head == said and len(rest) > len(said) else answer
+
+
+def _label(fields: _Fields, form: str, messages: list[Message]) -> bool | None:
+    if messages[-1]["role"] != "assistant":
+        return None
+    value = fields.left.get("kto_tag")
+    name = "kto_tag" if value is not None else "label"
+    value = fields.left.get(name)
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        value = value.strip().lower() == "true"
+    if name == "kto_tag" and value in (0, 1):
+        value = bool(value)
+    if not isinstance(value, bool):
+        return None
+    fields.take("label", name)
+    return value
+
+
+def _kind(messages: list[Message], label: bool | None) -> Kind:
+    if messages[-1]["role"] != "assistant":
+        return "prompt"
+    return "chat" if label is None else "rated"

@@ -1,0 +1,185 @@
+"""Raw records with their places, streamed from a file whatever its container; the content decides, not the name.
+
+A broken record is a record with a `fault`; a file that breaks off ends in one. Blank lines are no records.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from tamis.ingest import tables, values
+from tamis.ingest.records import EXCERPT, MAX_BYTES, Record, too_long
+from tamis.ingest.sources import arrow_files
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+HEAD = 1 << 16
+BOM = b"\xef\xbb\xbf"
+_WRAPPER = re.compile(rb'^\s*\{\s*"(?:data|rows|examples|instances|train)"\s*:\s*\[\s*(?=\{)')
+_JSON_START = (b"{", b"[")
+
+
+@dataclass(frozen=True)
+class Container:
+    """How the records of a file are packed. `compression`: "" or gzip or zstd."""
+
+    form: str
+    compression: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.form}+{self.compression}" if self.compression else self.form
+
+
+def container(path: Path, name: str) -> Container:
+    """Detect the container of a file from its first 64 KiB; the name decides only between plain text and tables."""
+    if path.is_dir():
+        return Container("hf-dataset")
+    compression = _compression(path)
+    try:
+        with _open(path, compression) as stream:
+            head = stream.read(HEAD)
+    except _BROKEN:
+        return Container("broken", compression)
+    return Container(_form(head, name.lower()), compression)
+
+
+def read(path: Path, packed: Container) -> Iterator[Record]:
+    """The records of a file, numbered from 0. Never raises for what the file contains."""
+    number = -1
+    try:
+        for number, record in enumerate(_read(path, packed)):
+            yield record.at(number)
+    except _BROKEN as error:
+        yield Record(number + 1, fault=f"the file breaks off here: {type(error).__name__}: {error}"[:EXCERPT])
+
+
+_BROKEN = (EOFError, OSError, zlib.error, ValueError, KeyError)  # pyarrow's errors are ValueError, OSError or KeyError
+
+
+def _read(path: Path, packed: Container) -> Iterator[Record]:
+    if packed.form == "hf-dataset":
+        for file in arrow_files(path):
+            with _arrow_stream(file) as batches:
+                yield from tables.batches(batches)
+        return
+    with _open(path, packed.compression) as stream:
+        if packed.form == "parquet":
+            yield from tables.parquet(stream)
+        elif packed.form in ("arrow-file", "arrow-stream"):
+            yield from tables.arrow(stream, packed.form)
+        elif packed.form in ("csv", "tsv"):
+            yield from tables.separated(_lines(stream), packed.form)
+        elif packed.form in ("json", "json-objects", "json-wrapped"):
+            yield from values.split(stream, packed.form, _WRAPPER)
+        elif packed.form == "text":
+            yield from (_line_of_text(line) for line in _lines(stream))
+        elif packed.form == "jsonl":
+            yield from (_line_of_json(line) for line in _lines(stream))
+        elif packed.form == "broken":
+            stream.read(HEAD)  # raises what the file suffers from
+
+
+def _arrow_stream(file: Path) -> pa.RecordBatchStreamReader:
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(pa.memory_map(str(file)))
+
+
+def _compression(path: Path) -> str:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic[:2] == b"\x1f\x8b":
+        return "gzip"
+    return "zstd" if magic == b"\x28\xb5\x2f\xfd" else ""
+
+
+def _open(path: Path, compression: str) -> IO[bytes]:
+    if compression == "gzip":
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if compression == "zstd":
+        import io
+
+        import pyarrow as pa
+
+        raw = pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd")
+        return io.BufferedReader(cast(Any, raw), 1 << 20)
+    return path.open("rb")
+
+
+def _form(head: bytes, name: str) -> str:
+    for magic, form in ((b"PAR1", "parquet"), (b"ARROW1", "arrow-file"), (b"\xff\xff\xff\xff", "arrow-stream")):
+        if head.startswith(magic):
+            return form
+    text = head.removeprefix(BOM).lstrip()
+    if not text:
+        return "empty"
+    for suffix in (".gz", ".zst", ".zstd"):
+        name = name.removesuffix(suffix)
+    table = "tsv" if name.endswith(".tsv") else "csv" if name.endswith(".csv") else ""
+    first, _, rest = text.partition(b"\n")
+    if text[:1] in _JSON_START and not (table and not _is_json(first)):
+        return _json_form(text, first, rest)
+    if table:
+        return table
+    if name.endswith((".json", ".jsonl", ".ndjson")):
+        return "jsonl"
+    return tables.guess(first)
+
+
+def _json_form(text: bytes, first: bytes, rest: bytes) -> str:
+    """One array, one object around an array, objects over several lines, or one value a line."""
+    follows = rest.lstrip()[:1] == text[:1]
+    if _is_json(first) and (follows or not rest.strip()) and (text[:1] == b"{" or follows):
+        wrapped = text[:1] == b"{" and not follows and _WRAPPER.match(text)
+        return "json-wrapped" if wrapped else "jsonl"
+    if text[:1] == b"[":
+        return "json" if text[1:].lstrip()[:1] in (b"{", b"]", b"[", b"") else "jsonl"
+    if _WRAPPER.match(text):
+        return "json-wrapped"
+    indented = first.strip() == b"{" or rest[:1] in (b" ", b"\t")
+    return "json-objects" if indented else "jsonl"
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines without their ends; one longer than 16 MiB is cut to 16 MiB + 1 bytes, the rest of it skipped."""
+    first = True
+    while line := stream.readline(MAX_BYTES + 1):
+        if len(line) > MAX_BYTES:
+            while (more := stream.readline(MAX_BYTES)) and not more.endswith(b"\n"):
+                pass
+        if first:
+            line, first = line.removeprefix(BOM), False
+        yield line
+
+
+def _line_of_json(line: bytes) -> Record:
+    line = line.strip()
+    if len(line) > MAX_BYTES:
+        return too_long(line)
+    return values.parse(line)
+
+
+def _line_of_text(line: bytes) -> Record:
+    line = line.rstrip(b"\r\n")
+    if len(line) > MAX_BYTES:
+        return too_long(line)
+    try:
+        return Record(value={"text": line.decode("utf-8")}, raw=line)
+    except UnicodeDecodeError as error:
+        return Record(fault=f"invalid UTF-8 at byte {error.start}", raw=line)

@@ -1,0 +1,39 @@
+"""A raw record as a reader found it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+MAX_BYTES = 16 << 20
+EXCERPT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """`value` as parsed, or `fault`: why it could not be. `raw`: its bytes or text, for the excerpt."""
+
+    position: int = 0
+    value: Any = None
+    fault: str = ""
+    raw: bytes | str | None = None
+
+    def at(self, position: int) -> Record:
+        """The same record at its place in the file."""
+        return replace(self, position=position)
+
+    @property
+    def excerpt(self) -> str:
+        """The first 200 characters, always valid UTF-8 without control characters."""
+        raw = self.raw
+        if raw is None:
+            raw = json.dumps(self.value, ensure_ascii=False, default=str) if self.value is not None else ""
+        text = raw[: 4 * EXCERPT].decode("utf-8", "replace") if isinstance(raw, bytes) else raw[:EXCERPT]
+        text = text[:EXCERPT].encode("utf-8", "replace").decode("utf-8")
+        return "".join(char if char.isprintable() else " " for char in text)
+
+
+def too_long(raw: bytes | str) -> Record:
+    """The record that stands for one of more than 16 MiB."""
+    return Record(fault="longer than 16 MiB", raw=raw[: 4 * EXCERPT])

@@ -1,0 +1,150 @@
+"""Names of input data to local files: paths, globs, shipped data, dataset folders and remote files."""
+
+from __future__ import annotations
+
+import glob
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tamis import digests
+from tamis.errors import DataError, RecipeError
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".txt")
+COMPRESSED = (".gz", ".zst", ".zstd")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input: the name as given, the local file or dataset folder, and the file name rows carry."""
+
+    name: str
+    path: Path
+    file: str
+
+    @property
+    def stem(self) -> str:
+        """File name without its extensions: `pool.jsonl.gz` -> `pool`."""
+        stem = self.file
+        for suffix in COMPRESSED:
+            stem = stem.removesuffix(suffix)
+        for suffix in SUFFIXES:
+            stem = stem.removesuffix(suffix)
+        return stem or self.file
+
+    def digest(self) -> str:
+        """Digest of the file, or of all Arrow files of a dataset folder in order."""
+        if self.path.is_dir():
+            return digests.of_json([digests.of_file(file) for file in arrow_files(self.path)])
+        return digests.of_file(self.path)
+
+
+def resolve(names: Sequence[str], scratch: Path) -> list[Source]:
+    """Every input in the order given; remote files are copied into `scratch`. All missing names are one DataError."""
+    found: list[Source] = []
+    faults: list[str] = []
+    for number, name in enumerate(names):
+        try:
+            found += _one(name, scratch / str(number))
+        except (DataError, RecipeError) as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError("\n".join(faults))
+    if not found:
+        raise DataError("no input files were named; give paths, globs, hf:// names or URLs")
+    return found
+
+
+def _one(name: str, scratch: Path) -> list[Source]:
+    if name.startswith("tamis:"):
+        from tamis.models import shipped
+
+        path = shipped(name)
+        return [Source(name, path, path.name)]
+    if name.startswith("hf://") and not name.startswith("hf://datasets/"):
+        return _from_hub(name, scratch)
+    if "://" in name:
+        return _remote(name, scratch)
+    path = Path(name).expanduser()
+    if path.exists():
+        return _local(path, name)
+    if not glob.has_magic(name):
+        raise DataError(f"{name}: there is no such file")
+    matches = sorted(glob.glob(str(path), recursive=True))
+    if not matches:
+        raise DataError(f"{name}: the pattern matches no file")
+    return [source for match in matches for source in _local(Path(match), match)]
+
+
+def _local(path: Path, name: str) -> list[Source]:
+    if not path.is_dir():
+        return [Source(name, path, path.name)]
+    if is_dataset(path):
+        return [Source(name, path, path.name)]
+    if (path / "dataset_dict.json").is_file():
+        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        return [Source(f"{name}/{split}", path / split, f"{path.name}/{split}") for split in splits]
+    files = sorted(file for file in path.rglob("*") if file.is_file() and _is_data(file))
+    if not files:
+        raise DataError(f"{name}: the folder holds no data file ({', '.join(SUFFIXES)}) and is no dataset folder")
+    return [Source(str(file), file, file.name) for file in files]
+
+
+def _is_data(file: Path) -> bool:
+    name = file.name.lower()
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
+    return name.endswith(SUFFIXES) and not file.name.startswith(".")
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether `folder` is what `Dataset.save_to_disk` writes."""
+    return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+
+
+def arrow_files(folder: Path) -> list[Path]:
+    """Arrow files of a dataset folder, in the order of its rows."""
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return [folder / str(item["filename"]) for item in state["_data_files"]]
+
+
+def _remote(url: str, scratch: Path) -> list[Source]:
+    import fsspec
+
+    try:
+        opened = fsspec.open_files(url, mode="rb")
+        if not opened:
+            raise DataError(f"{url}: the pattern matches no file")
+        scratch.mkdir(parents=True, exist_ok=True)
+        sources = []
+        for number, remote in enumerate(opened):
+            file = str(remote.path).rstrip("/").rpartition("/")[2] or "remote"
+            local = scratch / f"{number}-{file}"
+            with remote as stream, local.open("wb") as copy:
+                shutil.copyfileobj(stream, copy, 1 << 20)
+            name = url if len(opened) == 1 else f"{url.partition('://')[0]}://{remote.path}"
+            sources.append(Source(name, local, file))
+    except FileNotFoundError as error:
+        raise DataError(f"{url}: there is no such remote file") from error
+    except (ImportError, ValueError) as error:
+        raise DataError(f"{url}: this protocol cannot be read ({error}); install its fsspec package") from error
+    return sources
+
+
+def _from_hub(name: str, scratch: Path) -> list[Source]:
+    """`hf://org/set` (all splits) or `hf://org/set:train`, through datasets and its cache."""
+    import datasets
+
+    path, _, split = name.removeprefix("hf://").partition(":")
+    try:
+        loaded = datasets.load_dataset(path, split=split or None)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: the hub does not give this dataset ({type(error).__name__}: {error})") from error
+    parts = {split: loaded} if split else dict(loaded)
+    sources = []
+    for part, dataset in parts.items():
+        dataset.save_to_disk(str(scratch / part))
+        sources.append(Source(f"hf://{path}:{part}", scratch / part, f"{path.rpartition('/')[2]}/{part}"))
+    return sources

@@ -1,0 +1,128 @@
+"""Tables: CSV and TSV with or without a header, Parquet, Arrow files and streams."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
+
+from tamis.ingest.records import EXCERPT, MAX_BYTES, Record, too_long
+
+BATCH = 256
+NAME = 64  # longest cell that passes for the name of a column
+
+
+def parquet(stream: IO[bytes]) -> Iterator[Record]:
+    """Rows of a Parquet file, one record batch in memory at a time."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(stream) as file:
+        yield from batches(file.iter_batches(batch_size=BATCH))
+
+
+def arrow(stream: IO[bytes], form: str) -> Iterator[Record]:
+    """Rows of an Arrow (feather) file or an Arrow stream."""
+    import pyarrow as pa
+
+    if form == "arrow-stream":
+        with pa.ipc.open_stream(stream) as reader:
+            yield from batches(reader)
+        return
+    with pa.ipc.open_file(stream) as file:
+        yield from batches(file.get_batch(number) for number in range(file.num_record_batches))
+
+
+def batches(found: Iterable[Any]) -> Iterator[Record]:
+    """Rows of record batches as plain values."""
+    for batch in found:
+        for start in range(0, batch.num_rows, BATCH):
+            for row in batch.slice(start, BATCH).to_pylist():
+                yield Record(value={str(name): plain(value) for name, value in row.items()})
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: times become text, NaN null, bytes text or hexadecimal."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value.hex()
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def guess(first: bytes) -> str:
+    """`csv`, `tsv` or `text` for a file whose name does not say: a header names at least one known field."""
+    from tamis.ingest.formats import KNOWN
+
+    for delimiter, form in ((b"\t", "tsv"), (b",", "csv")):
+        names = {cell.strip().strip(b'"').lower().decode("utf-8", "replace") for cell in first.split(delimiter)}
+        if len(names) > 1 and names & KNOWN:
+            return form
+    return "text"
+
+
+def separated(lines: Iterable[bytes], form: str) -> Iterator[Record]:
+    """Rows of a CSV or TSV file. Without a header row the columns are named 0, 1, 2, …, and no row is lost."""
+    csv.field_size_limit(MAX_BYTES)
+    source = (line.decode("utf-8", "surrogateescape") for line in lines)
+    first = next(source, "")
+    delimiter = "\t" if form == "tsv" else max(",;\t", key=first.count)
+
+    def text() -> Iterator[str]:
+        yield first
+        yield from source
+
+    reader = csv.reader(text(), delimiter=delimiter)
+    names: list[str] | None = None
+    for cells in _cells(reader):
+        if isinstance(cells, Record):
+            yield cells
+            continue
+        if names is None:
+            names = header(cells)
+            if names is not None:
+                continue
+            names = [str(number) for number in range(len(cells))]
+        yield _row(names, cells, delimiter)
+
+
+def _cells(reader: Any) -> Iterator[list[str] | Record]:
+    """Rows of cells; blank lines are none, and what the csv module refuses is a fault."""
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Record(fault=f"broken CSV: {error}"[:EXCERPT], raw="")
+            continue
+        if cells and (len(cells) > 1 or cells[0].strip()):
+            yield cells
+
+
+def header(cells: list[str]) -> list[str] | None:
+    """The names of a header row; None where the row is data: empty, repeated, long or numeric cells."""
+    names = [cell.strip() for cell in cells]
+    if len(set(names)) != len(names):
+        return None
+    for name in names:
+        if not name or len(name) > NAME or "\n" in name or name.replace(".", "", 1).isdigit():
+            return None
+    return names
+
+
+def _row(names: list[str], cells: list[str], delimiter: str) -> Record:
+    raw = delimiter.join(cells)
+    if len(raw) > MAX_BYTES:
+        return too_long(raw)
+    if any("\udc80" <= char <= "\udcff" for char in raw) if not raw.isascii() else False:
+        return Record(fault="invalid UTF-8", raw=raw)
+    if len(cells) != len(names):
+        return Record(fault=f"{len(cells)} cells where the first row has {len(names)}", raw=raw)
+    return Record(value=dict(zip(names, cells, strict=True)), raw=raw[: 4 * EXCERPT])
