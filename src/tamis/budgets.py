@@ -1,32 +1,43 @@
-"""Filling a budget from an order of preference."""
+"""From preference to subset: orders with fixed ties, tasks that take turns, and budgets that are filled exactly."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tamis.errors import RecipeError
-from tamis.values import Budget
+from tamis.values import Budget, Subset
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tamis.views import PoolView
 
-def fill(order: NDArray[np.int64], budget: Budget, cost: NDArray[np.int64]) -> NDArray[np.int64]:
+
+class BudgetTooSmall(RecipeError):
+    """A token budget that buys not even the smallest row."""
+
+
+def fill(
+    order: NDArray[np.int64], budget: Budget, cost: NDArray[np.int64], *, of: int | None = None
+) -> NDArray[np.int64]:
     """The rows of `order` (places, best first, all usable) that fit `budget`; `cost` (n,) is tokens by place.
 
-    Rows and shares give a prefix. A token budget is never exceeded: a row that does not fit is passed over, so that
-    what is left at the end is smaller than the smallest row not taken.
+    Rows and shares give a prefix; a share is one of `of` rows (default: those of `order`). A token budget is never
+    exceeded: a row that does not fit is passed over, so that what is left at the end is smaller than the smallest row
+    not taken. A token budget below the smallest row is a BudgetTooSmall.
     """
     import numpy as np
 
-    rows, tokens = budget.limits(len(order))
+    rows, tokens = budget.limits(len(order) if of is None else of)
     if rows is not None:
         return order[:rows]
     assert tokens is not None
     costs = cost[order]
     if len(order) and tokens < costs.min():
-        raise RecipeError(f"a budget of {tokens} tokens is smaller than the smallest usable row ({costs.min()} tokens)")
+        raise BudgetTooSmall(
+            f"a budget of {tokens} tokens is smaller than the smallest usable row ({costs.min()} tokens); raise it"
+        )
     running = np.cumsum(costs)
     head = int(np.searchsorted(running, tokens, side="right"))
     taken = list(range(head))
@@ -39,10 +50,74 @@ def fill(order: NDArray[np.int64], budget: Budget, cost: NDArray[np.int64]) -> N
     return order[np.asarray(taken, dtype=np.int64)]
 
 
-def order_of(values: NDArray[np.float32], usable: NDArray[np.bool_], *, high: bool) -> NDArray[np.int64]:
+def order_of(values: NDArray[Any], usable: NDArray[np.bool_], *, high: bool) -> NDArray[np.int64]:
     """Usable, finite places by value, best first; ties go to the lower place (DESIGN §7). NaN is never ranked."""
     import numpy as np
 
     places = np.flatnonzero(usable & np.isfinite(values))
     keys = values[places].astype(np.float64)
     return places[np.argsort(-keys if high else keys, kind="stable")]
+
+
+def round_robin(
+    scores: NDArray[np.float32], usable: NDArray[np.bool_], rows: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Tasks take turns; each picks its best row that is not taken yet, until `rows` are picked or none is left.
+
+    `scores` (n, K) by row and task, high is good. Returns places in the order picked and the score each was picked on.
+    A row without a finite score for a task is invisible to that task; ties go to the lower place.
+    """
+    import numpy as np
+
+    tasks = scores.shape[1]
+    queues = [iter(order_of(scores[:, task], usable, high=True).tolist()) for task in range(tasks)]
+    limit = len(scores) if rows is None else rows
+    taken = np.zeros(len(scores), np.bool_)
+    order: list[int] = []
+    turns: list[int] = []
+    waiting = list(range(tasks))
+    while waiting and len(order) < limit:
+        for task in list(waiting):
+            place = next((place for place in queues[task] if not taken[place]), None)
+            if place is None:
+                waiting.remove(task)
+            elif len(order) < limit:
+                taken[place] = True
+                order.append(place)
+                turns.append(task)
+    places = np.asarray(order, dtype=np.int64)
+    return places, scores[places, np.asarray(turns, dtype=np.int64)].astype(np.float32)
+
+
+def rows_wanted(view: PoolView, budget: Budget) -> int | None:
+    """Rows that a budget of rows or a share comes to in this view; None for a token budget."""
+    return budget.limits(int(view.usable.sum()))[0]
+
+
+def pick(
+    view: PoolView,
+    order: NDArray[np.int64],
+    budget: Budget,
+    values: NDArray[Any],
+    *,
+    unit: str,
+    gains: NDArray[Any] | None = None,
+    reasons: NDArray[np.uint8] | None = None,
+) -> Subset:
+    """The subset that fills `budget` from `order`.
+
+    `values` (n,) is the statistic every row was judged on, in `unit`; `gains` is (n,) by place (default: `values`);
+    `reasons` (n,) says why a value is NaN (default: the reason why the row cannot be trained on).
+    """
+    import numpy as np
+
+    positions = fill(order, budget, view.cost, of=int(view.usable.sum()))
+    if reasons is None:
+        reasons = np.where(np.isfinite(values), 0, view.signal("lengths", "reason"))
+    return Subset(
+        positions=positions,
+        gains=(values if gains is None else gains)[positions].astype(np.float32),
+        values=values.astype(np.float32),
+        reasons=reasons.astype(np.uint8),
+        unit=unit,
+    )

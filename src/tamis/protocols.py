@@ -56,6 +56,11 @@ class Selector(Component, Protocol):
 class Mixer(Component, Protocol):
     """Divides a budget among groups."""
 
+    @property
+    def by(self) -> str:
+        """What the groups are, as `PoolView.groups` takes it: source, kind, file or meta.NAME."""
+        ...
+
     def share(self, view: PoolView, budget: Budget, /) -> Mapping[str, Budget]:
         """Group name -> its budget, in the unit of the budget given; they add up to it."""
         ...

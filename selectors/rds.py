@@ -1,0 +1,74 @@
+"""RDS+: targeted selection by pooled hidden states (Ivison et al., 2025)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from tamis.errors import DataError
+from tamis.values import Need
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tamis.values import Budget, Machine, Subset
+    from tamis.views import PoolView
+
+
+@dataclass(frozen=True, kw_only=True)
+class RdsPlus:
+    """RDS+: rows whose pooled hidden states are nearest to the target's (Ivison et al., 2025).
+
+    Reads `pooled` (n, d) of the signal `tokens` of pool and target: position-weighted means of last hidden states.
+    Scores are cosines in [-1, 1]. `turns`: `query` lets every target row take turns to pick its nearest row not taken
+    yet (the paper's single-task rule); `task` first takes the maximum over the queries of a group of the target (`by`:
+    source, kind, file or meta.NAME) and lets the groups take turns (its multi-task rule).
+    """
+
+    revision: ClassVar[int] = 1
+    nested: ClassVar[bool] = True
+
+    turns: Literal["query", "task"] = "query"
+    by: str = "source"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Pooled hidden states of pool and target, and the lengths of rows."""
+        return frozenset(
+            {
+                Need(kind="signal", name="tokens"),
+                Need(kind="signal", name="tokens", side="target"),
+                Need(kind="signal", name="lengths"),
+            }
+        )
+
+    def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
+        """At most `budget` of the usable rows, in the order picked; a gain is the cosine the row was picked on."""
+        import numpy as np
+
+        from tamis.budgets import pick, round_robin, rows_wanted
+        from tamis.index import similarities
+
+        queries, groups = self._queries(view)
+        scores = similarities(view.signal("tokens", "pooled"), queries, groups)
+        order, picked_on = round_robin(scores, view.usable, rows_wanted(view, budget))
+        gains = np.full(len(scores), np.nan, np.float32)
+        gains[order] = picked_on
+        nearest = scores.max(axis=1)
+        return pick(view, order, budget, nearest, gains=gains, unit="cosine")
+
+    def _queries(self, view: PoolView) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Vectors of the target rows that have one, and the number of the task each belongs to."""
+        import numpy as np
+
+        if view.target is None:
+            raise DataError("rds-plus has no target: name target files in the recipe, or give --target")
+        vectors = view.target.signal("tokens", "pooled").astype(np.float32)
+        good = np.isfinite(vectors).all(axis=1)
+        if not good.any():
+            raise DataError("no row of the target has hidden states; every target row was refused by the model's pass")
+        if self.turns == "query":
+            return vectors[good], np.arange(int(good.sum()), dtype=np.int64)
+        _, tasks = np.unique(view.target.groups(self.by)[good], return_inverse=True)
+        return vectors[good], tasks.astype(np.int64)

@@ -1,0 +1,138 @@
+"""Dividing a budget among groups exactly, and selecting inside each group."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tamis.budgets import BudgetTooSmall
+from tamis.values import Budget, Machine, Subset
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tamis.protocols import Mixer, Selector
+    from tamis.views import PoolView
+
+
+def holdings(view: PoolView, by: str, budget: Budget) -> dict[str, int]:
+    """What each group with a usable row holds of them, in the unit of `budget`: rows, or tokens."""
+    import numpy as np
+
+    names, numbers = np.unique(view.groups(by)[view.usable], return_inverse=True)
+    amounts = view.cost[view.usable] if budget.tokens is not None else np.ones(len(numbers), np.int64)
+    held = np.zeros(len(names), np.int64)
+    np.add.at(held, numbers, amounts)
+    return {str(name): int(amount) for name, amount in zip(names, held, strict=True)}
+
+
+def divide(budget: Budget, claims: Mapping[str, int], held: Mapping[str, int], *, usable: int) -> dict[str, Budget]:
+    """`budget` divided in proportion to `claims`, no group above what it holds, as budgets of rows or of tokens.
+
+    `claims` are whole numbers above 0; `usable` is the number of rows of which a share is one.
+    """
+    rows, tokens = budget.limits(usable)
+    total = rows if rows is not None else tokens
+    assert total is not None
+    parts = apportion(total, claims, held)
+    if rows is not None:
+        return {name: Budget(rows=part) for name, part in parts.items()}
+    return {name: Budget(tokens=part) for name, part in parts.items()}
+
+
+def apportion(total: int, claims: Mapping[str, int], held: Mapping[str, int]) -> dict[str, int]:
+    """Whole parts of `total` in proportion to `claims`, each at most `held`: water-filling, then largest remainders.
+
+    A group whose part would exceed what it holds gets all of that, and the rest is divided among the others. The parts
+    add up to min(total, sum(held)) and do not depend on the order of groups; equal remainders go to the lower name.
+    """
+    names = sorted(claims)
+    left = min(total, sum(held[name] for name in names))
+    parts: dict[str, int] = {}
+    while full := _overfull(left, [name for name in names if name not in parts], claims, held):
+        for name in full:
+            parts[name] = held[name]
+        left -= sum(held[name] for name in full)
+    open_names = [name for name in names if name not in parts]
+    weight = sum(claims[name] for name in open_names)
+    for name in open_names:
+        parts[name] = left * claims[name] // weight
+    spare = left - sum(parts[name] for name in open_names)
+    by_remainder = sorted(open_names, key=lambda name: (-(left * claims[name] % weight), name))
+    for name in by_remainder[:spare]:
+        parts[name] += 1
+    return {name: parts[name] for name in names}
+
+
+def _overfull(left: int, names: list[str], claims: Mapping[str, int], held: Mapping[str, int]) -> list[str]:
+    weight = sum(claims[name] for name in names)
+    return [name for name in names if left * claims[name] > held[name] * weight]
+
+
+def select_by_mix(view: PoolView, mixer: Mixer, selector: Selector, budget: Budget, on: Machine) -> Subset:
+    """`selector` run inside each group with the share that `mixer` gives it, groups in order of name.
+
+    What the groups leave over (tokens smaller than their smallest row, rows they could not rank) is spent by the same
+    selector on all rows that are left, so that the whole is as full as without a mix.
+    """
+    import numpy as np
+
+    shares = mixer.share(view, budget)
+    groups = view.groups(mixer.by)
+    chosen: list[Subset] = []
+    values = np.full(len(view), np.nan, np.float32)
+    reasons = view.signal("lengths", "reason").astype(np.uint8)
+    for name in sorted(shares):
+        inside = view.usable & (groups == name)
+        if not (share := _affordable(shares[name], view.cost[inside])):
+            continue
+        try:
+            subset = selector.select(dataclasses.replace(view, keep=inside), share, on)
+        except BudgetTooSmall:  # the smallest row has no value to be ranked on: the rest of the mix spends the share
+            continue
+        chosen.append(subset)
+        if subset.values is not None and subset.reasons is not None:
+            values[inside], reasons[inside] = subset.values[inside], subset.reasons[inside]
+    if rest := _rest(view, chosen, budget):
+        with contextlib.suppress(BudgetTooSmall):
+            chosen.append(selector.select(_without(view, chosen), rest, on))
+    return Subset(
+        positions=_joined([subset.positions for subset in chosen], np.int64),
+        gains=_joined([subset.gains for subset in chosen], np.float32),
+        values=values,
+        reasons=reasons,
+        unit=chosen[0].unit if chosen else "",
+    )
+
+
+def _affordable(share: Budget, cost: NDArray[np.int64]) -> Budget | None:
+    """The share, or None where it buys no row of the group."""
+    if not len(cost) or share.rows == 0 or (share.tokens is not None and share.tokens < cost.min()):
+        return None
+    return share
+
+
+def _rest(view: PoolView, chosen: list[Subset], budget: Budget) -> Budget | None:
+    taken = _joined([subset.positions for subset in chosen], int)
+    rows, tokens = budget.limits(int(view.usable.sum()))
+    left = view.usable.copy()
+    left[taken] = False
+    if rows is not None:
+        return _affordable(Budget(rows=rows - len(taken)), view.cost[left])
+    assert tokens is not None
+    return _affordable(Budget(tokens=tokens - int(view.cost[taken].sum())), view.cost[left])
+
+
+def _without(view: PoolView, chosen: list[Subset]) -> PoolView:
+    left = view.usable.copy()
+    left[_joined([subset.positions for subset in chosen], int)] = False
+    return dataclasses.replace(view, keep=left)
+
+
+def _joined(parts: list[Any], dtype: Any) -> NDArray[Any]:
+    import numpy as np
+
+    return np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype)
