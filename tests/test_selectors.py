@@ -243,7 +243,7 @@ def test_rds_plus_equals_its_plain_form(view: PoolView) -> None:
 
 
 def test_rds_plus_without_a_target_says_what_to_change(view: PoolView) -> None:
-    bare = synthetic.PoolView(view.pool, view.signal_folders)
+    bare = PoolView(view.pool, view.signal_folders)
     with pytest.raises(DataError, match="no target"):
         select("rds-plus", bare, 5)
 
