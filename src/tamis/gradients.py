@@ -1,0 +1,132 @@
+"""Exact per-example gradients of linear layers, many examples a batch, without a backward pass per example.
+
+For y = W x the gradient of one example is `(dL/dy)ᵀ x` summed over its tokens. Both factors are there in one ordinary
+batched backward pass: x as the layer's input, dL/dy as it flows through the layer's output. So every tapped layer hands
+over (b, out, in) gradients the moment that the backward pass reaches it, and only one layer's are alive at a time. No
+weight gradient is computed beside them, and the backward pass ends at the first tapped layer. The two matrices of a
+LoRA module are two linear layers: G of B's output holds the scaling alpha / r already.
+
+Padding is on the right, where causal attention keeps it out of every real token; a token without a label starts no
+gradient. So padding and masked tokens contribute exact zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tamis.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+Consume = Callable[[str, "torch.Tensor"], None]
+
+
+def lora_layers(model: Any) -> dict[str, torch.nn.Linear]:
+    """The A and B matrices of every LoRA module, by the name of their weight as `named_parameters` gives it."""
+    import torch
+
+    found = {
+        f"{name}.weight": module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and (".lora_A." in name or ".lora_B." in name)
+    }
+    if not found:
+        raise ModelError(f"{type(model).__name__} holds no LoRA module on a linear layer")
+    return found
+
+
+def linear_layers(model: Any) -> dict[str, torch.nn.Linear]:
+    """Every linear layer but the head (whose gradient is as large as the vocabulary), by the name of its weight."""
+    import torch
+
+    head = model.get_output_embeddings()
+    found = {
+        f"{name}.weight": module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    if not found:
+        raise ModelError(f"{type(model).__name__} holds no linear layer beside its head")
+    return found
+
+
+@contextmanager
+def tapped(layers: Mapping[str, torch.nn.Linear], consume: Consume) -> Iterator[None]:
+    """Inside, every backward pass calls `consume(name, gradient)` once a layer, gradient (b, out, in) in its dtype.
+
+    The layers must not be used twice in a forward pass, and see (b, t, in) inputs: a ModelError says so.
+    """
+
+    def tap(name: str, layer: torch.nn.Linear) -> Any:
+        def forward(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            seen = inputs[0].detach()
+            if seen.dim() != 3:
+                raise ModelError(f"{name} sees inputs of shape {tuple(seen.shape)}, not (rows, tokens, width)")
+            if not output.requires_grad:
+                output.requires_grad_(True)  # the first layers of the network: the backward pass ends here
+
+            def backward(gradient: torch.Tensor) -> None:
+                consume(name, gradient.transpose(1, 2) @ seen.to(gradient.dtype))
+
+            output.register_hook(backward)
+
+        return layer.register_forward_hook(forward)
+
+    handles = [tap(name, layer) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def example_losses(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(b,) mean negative log-likelihood (nats) over each row's label tokens, with its graph; float32 or wider.
+
+    `ids` (b, t) int64 padded on the right, `labels` (b, t) bool: whether token t is a label (the first of a row never
+    is). Rows must have a label. The sum's backward pass gives every example the gradient of its own mean loss.
+    """
+    import torch
+    import torch.nn.functional as functional
+
+    from tamis.logits import selected_logits
+
+    labelled = labels[:, 1:]
+    counts = labelled.sum(1)
+    logits = selected_logits(model, ids, functional.pad(labelled, (0, 1)))
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    nll = functional.cross_entropy(wide, ids[:, 1:][labelled], reduction="none")
+    rows = torch.repeat_interleave(torch.arange(len(ids), device=ids.device), counts)
+    sums = torch.zeros(len(ids), dtype=nll.dtype, device=ids.device).index_add(0, rows, nll)
+    return sums / counts
+
+
+def per_example(
+    model: Any, layers: Mapping[str, torch.nn.Linear], ids: torch.Tensor, labels: torch.Tensor, consume: Consume
+) -> torch.Tensor:
+    """(b,) losses; `consume(name, gradient)` is called for every layer, last layer first, as `tapped` says.
+
+    All parameters must be frozen (`requires_grad_(False)`) and the model in eval mode.
+    """
+    with tapped(layers, consume):
+        losses = example_losses(model, ids, labels)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+    return losses.detach()
+
+
+def pad(rows: list[tuple[Any, Any]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids (b, t) int64 and labels (b, t) bool of ragged (ids, labels) rows, padded on the right; no first token labelled."""
+    import numpy as np
+    import torch
+
+    width = max(len(ids) for ids, _ in rows)
+    padded = np.zeros((len(rows), width), np.int64)
+    marks = np.zeros((len(rows), width), np.bool_)
+    for line, (ids, labels) in enumerate(rows):
+        padded[line, : len(ids)] = ids
+        marks[line, : len(ids)] = labels
+    marks[:, 0] = False
+    return torch.from_numpy(padded).to(device), torch.from_numpy(marks).to(device)

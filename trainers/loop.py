@@ -1,0 +1,265 @@
+"""The training loop that all trainers share: exact accumulation, length-bucketed batches, resumable at every step.
+
+Devices and processes come from Accelerate: under `accelerate launch` the micro batches of a step are dealt out to the
+processes and the gradients added up, so the result is that of one process up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tamis.checkpoints import Checkpoint
+from tamis.errors import TrainError
+from tamis.trainers.keeping import LOG, Progress, load_state, moments_of, save_checkpoint, save_state, trim_log
+from tamis.trainers.objective import Examples, weighted_nll
+from tamis.trainers.schedule import Schedule, epoch_order, learning_rates
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from tamis.models import ModelRef
+    from tamis.protocols import Hook
+    from tamis.training import TrainingRows
+    from tamis.values import Machine, Seeds
+
+Keep = Literal["last", "every-epoch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """AdamW and its schedule; the settings that `Lora` and `Full` have in common."""
+
+    epochs: int
+    learning_rate: float
+    schedule: Schedule
+    warmup: float
+    batch_rows: int
+    weight_decay: float
+    betas: tuple[float, float]
+    eps: float
+    max_grad_norm: float | None
+    keep: Keep
+    save_steps: int
+
+    def check(self) -> None:
+        """Raise a TrainError that names every setting out of its range."""
+        faults = [
+            f"{name} is {value}: it must be {wanted}"
+            for name, value, good, wanted in (
+                ("epochs", self.epochs, self.epochs >= 1, "at least 1"),
+                ("batch_rows", self.batch_rows, self.batch_rows >= 1, "at least 1"),
+                ("save_steps", self.save_steps, self.save_steps >= 1, "at least 1"),
+                ("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0"),
+                ("warmup", self.warmup, 0 <= self.warmup <= 1, "a share of the steps in [0, 1]"),
+            )
+            if not good
+        ]
+        if faults:
+            raise TrainError("; ".join(faults))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run: `model` with its trainable parameters on its device, and where and how it is saved.
+
+    `moments`: whether checkpoints carry Adam's moments. `kind` and `base` go into the facts of the checkpoints.
+    """
+
+    model: Any
+    base: ModelRef
+    kind: Literal["lora", "full"]
+    examples: Examples
+    optimisation: Optimisation
+    seeds: Seeds
+    hooks: Sequence[Hook]
+    out: Path
+    on: Machine
+    accelerator: Any
+    save: Callable[[Path], None]
+    moments: bool
+    identity: str
+    parameters: Mapping[str, torch.nn.Parameter] = field(default_factory=dict)
+
+    @property
+    def device(self) -> Any:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch; the last may have fewer rows."""
+        return math.ceil(len(self.examples) / self.optimisation.batch_rows)
+
+
+def device_of(accelerator: Any, on: Machine) -> str:
+    """`on.device`, or the device that Accelerate gave this process where it is one of several."""
+    return str(accelerator.device) if accelerator.num_processes > 1 else on.device
+
+
+def start(on: Machine) -> Any:
+    """Accelerate's view of the processes. Mixed precision is ours: its state cannot be changed within a process."""
+    from accelerate import Accelerator
+
+    from tamis.engine import set_threads
+
+    accelerator = Accelerator(mixed_precision="no")
+    if on.device == "cpu":
+        set_threads(on.threads)
+    return accelerator
+
+
+def fit(run: Run) -> list[Checkpoint]:
+    """Train, going on from what a killed run left in `run.out`; the checkpoints kept, the last one final."""
+    import torch
+
+    settings = run.optimisation
+    parameters = list(run.parameters.values())
+    optimizer = torch.optim.AdamW(
+        parameters, lr=0.0, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay
+    )
+    resume = run.out / "resume"
+    progress = load_state(resume, run.identity, run.parameters, optimizer)
+    rates = learning_rates(
+        run.steps_per_epoch * settings.epochs, settings.learning_rate, settings.schedule, settings.warmup
+    )
+    main = run.accelerator.is_main_process
+    if main:
+        run.out.mkdir(parents=True, exist_ok=True)
+        trim_log(run.out / LOG, progress.step)
+    devices = [run.device] if run.device.type == "cuda" else []
+    run.model.train()
+    with torch.random.fork_rng(devices=devices):
+        for step in range(progress.step, len(rates)):
+            _advance(run, optimizer, float(rates[step]), progress)
+            ends = progress.step % run.steps_per_epoch == 0
+            if ends:
+                _end_epoch(run, optimizer, progress)
+            due = ends or progress.step % settings.save_steps == 0
+            if main and due and progress.step < len(rates):
+                save_state(resume, progress, run.identity, run.parameters, optimizer)
+    run.model.eval()
+    run.accelerator.wait_for_everyone()
+    if main:
+        shutil.rmtree(resume, ignore_errors=True)
+    return [Checkpoint(run.out / name) for name in _names(settings)]
+
+
+def _names(settings: Optimisation) -> list[str]:
+    if settings.keep == "last":
+        return ["final"]
+    return [f"epoch-{number + 1}" for number in range(settings.epochs)]
+
+
+def _advance(run: Run, optimizer: Any, rate: float, progress: Progress) -> None:
+    """One optimiser step; adds to `progress`, writes a line of the log and calls the hooks."""
+    import torch
+
+    epoch, number = divmod(progress.step, run.steps_per_epoch)
+    order = epoch_order(len(run.examples), run.seeds.order, epoch)
+    size = run.optimisation.batch_rows
+    chosen = order[number * size : (number + 1) * size]
+    weight, labels = run.examples.totals(chosen)
+    loss = _backward(run, chosen, weight, progress.step)
+    bound = run.optimisation.max_grad_norm
+    norm = float(torch.nn.utils.clip_grad_norm_(run.parameters.values(), math.inf if bound is None else bound))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainError(
+            f"step {progress.step + 1}: loss {loss:g}, gradient norm {norm:g}; expected finite numbers. Lower the "
+            "learning rate, or look at the rows of this batch"
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    progress.step += 1
+    progress.loss += loss * weight
+    progress.weight += weight
+    progress.rate += rate
+    progress.trained_tokens += labels
+    progress.tokens += int(run.examples.lengths(chosen).sum())
+    log = {"step": progress.step, "epoch": epoch + 1, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
+    if run.accelerator.is_main_process:
+        with (run.out / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(log) + "\n")
+    for hook in run.hooks:
+        hook.after_step(progress.step, log)
+
+
+def _backward(run: Run, chosen: NDArray[np.int64], weight: float, step: int) -> float:
+    """Gradient of the weighted mean loss of the chosen rows into `.grad`, over micro batches and processes; the loss."""
+    import torch
+
+    from tamis.batching import batches
+
+    accelerator = run.accelerator
+    total = torch.zeros((), dtype=torch.float32, device=run.device)
+    half = run.base.dtype == "bfloat16"
+    for number, batch in enumerate(batches(run.examples.lengths(chosen), run.on.tokens_per_batch)):
+        if number % accelerator.num_processes != accelerator.process_index:
+            continue
+        ids, weights = run.examples.padded(chosen[batch], run.device)
+        torch.manual_seed(_dropout_seed(run.seeds, step, number))
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=half):
+            loss = weighted_nll(run.model, ids, weights) / weight
+        loss.backward()
+        total += loss.detach()
+    if accelerator.num_processes > 1:
+        _add_up(run, total)
+    return float(total)
+
+
+def _dropout_seed(seeds: Seeds, step: int, number: int) -> int:
+    """Seed of the dropout of one micro batch, a function of its place alone: a resumed run draws what it would have."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([seeds.order, step, number]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _add_up(run: Run, total: torch.Tensor) -> None:
+    """Sum gradients and loss over the processes."""
+    for parameter in run.parameters.values():
+        gradient = parameter.grad if parameter.grad is not None else parameter.new_zeros(parameter.shape)
+        parameter.grad = run.accelerator.reduce(gradient, reduction="sum")
+    total.copy_(run.accelerator.reduce(total.clone(), reduction="sum"))
+
+
+def _end_epoch(run: Run, optimizer: Any, progress: Progress) -> None:
+    settings = run.optimisation
+    epoch = progress.step // run.steps_per_epoch
+    if run.accelerator.is_main_process and (settings.keep == "every-epoch" or epoch == settings.epochs):
+        name = f"epoch-{epoch}" if settings.keep == "every-epoch" else "final"
+        moments = moments_of(run.parameters, optimizer) if run.moments else None
+        save_checkpoint(run.out / name, run.save, _facts(run, epoch, progress), moments)
+    progress.new_epoch()
+
+
+def _facts(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
+    return {
+        "kind": run.kind,
+        "base": asdict(run.base),
+        "epoch": epoch,
+        "step": progress.step,
+        "learning_rate": progress.rate / run.steps_per_epoch,
+        "betas": list(run.optimisation.betas),
+        "eps": run.optimisation.eps,
+        "seeds": asdict(run.seeds),
+        "loss": progress.loss / progress.weight,
+        "rows": len(run.examples),
+        "tokens": progress.tokens,
+        "trained_tokens": progress.trained_tokens,
+    }
+
+
+def identity_of(trainer: Any, model: ModelRef, rows: TrainingRows, seeds: Seeds) -> str:
+    """What must be equal for a run to go on from a saved state."""
+    from tamis import digests
+
+    return digests.of_component(trainer, {"model": model, "rows": rows, "seeds": asdict(seeds)})
