@@ -7,7 +7,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_LAZY: dict[str, str] = {}
+_VERBS = ("open_pool", "score", "filter", "select", "mix", "train", "evaluate", "compare", "export", "run", "workspace")
+_LAZY: dict[str, str] = dict.fromkeys(_VERBS, "tamis.api")
 
 
 def __getattr__(name: str) -> Any:

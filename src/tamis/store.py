@@ -36,6 +36,7 @@ class Entry:
     path: Path
     facts: Mapping[str, Any]
     digest: str
+    seconds: float = 0.0  # that making it took, whenever that was
     made: bool = False  # True where this call made it, False where it was found
 
     def file(self, name: str) -> Path:
@@ -67,7 +68,7 @@ class Store:
             if not file.is_file() or file.stat().st_size != about["bytes"]:
                 shutil.rmtree(path)  # damaged from outside: made anew, never used
                 return None
-        return Entry(path, manifest["facts"], manifest["digest"])
+        return Entry(path, manifest["facts"], manifest["digest"], manifest["seconds"])
 
     def get_or_make(self, kind: str, identity: str, make: Make, *, about: Any = None, resumable: bool = False) -> Entry:
         """The entry of `identity`, made by `make(folder)` if it is not there yet.
@@ -90,7 +91,8 @@ class Store:
             started = time.perf_counter()
             try:
                 facts = dict(make(partial) or {})
-                digest = _seal(partial, facts, about, time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                digest = _seal(partial, facts, about, seconds)
                 if path.exists():
                     shutil.rmtree(path)  # a folder without a manifest: never complete
                 partial.rename(path)
@@ -102,7 +104,7 @@ class Store:
                     ) from error
                 raise
             _fsync(path.parent)
-        return Entry(path, facts, digest, made=True)
+        return Entry(path, facts, digest, seconds, made=True)
 
     def entries(self, kind: str) -> Iterator[Entry]:
         """Every complete entry of a kind."""

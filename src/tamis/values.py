@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -185,3 +186,11 @@ class Items:
     metric: str
     unit: str
     lower_is_better: bool
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """Content of a message as text; tool calls as JSON."""
+    content = message.get("content")
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False) if content else ""
+    calls = message.get("tool_calls")
+    return f"{text}\n{json.dumps(calls, ensure_ascii=False)}".strip() if calls else text

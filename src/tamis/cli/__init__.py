@@ -1,1 +1,41 @@
-"""."""
+"""The command line of tamis. Modules of commands are light; what they run is imported when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from tamis.cli.app import app
+from tamis.cli.output import report_failure
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit codes: 0 done, 1 failed, 2 wrong input, 3 a gate said no, 130/143 stopped."""
+    from tamis.errors import TamisError
+
+    _stop_on_sigterm()
+    try:
+        app(args=list(arguments) if arguments is not None else None, standalone_mode=True)
+    except TamisError as error:
+        report_failure(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        report_failure("stopped; the same command goes on where this one stopped")
+        sys.exit(130)
+
+
+def _stop_on_sigterm() -> None:
+    """SIGTERM ends the run as an exception would: workers stop, locks go, what is finished stays."""
+    import signal
+    import threading
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(signum: int, frame: object) -> None:
+    report_failure("stopped by SIGTERM; the same command goes on where this one stopped")
+    sys.exit(143)
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,95 @@
+"""The curation flow: a recipe carried out stage by stage, each stage a Prefect task over plain functions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from tamis import recipe as recipes
+from tamis import runs
+from tamis.engine import machine
+from tamis.report import write_report
+from tamis.stages.conduct import Conductor
+from tamis.stages.workspace import Work, Workspace
+
+# Conductors of this process by run folder: tasks are handed the path, never the data.
+_CONDUCTED: dict[str, Conductor] = {}
+
+
+def _reading_failed(task: Any, task_run: Any, state: Any) -> bool:
+    """Retry what a network can do wrong; a file that is missing or wrong stays so."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, (ConnectionError, TimeoutError)) or (isinstance(error, OSError) and error.filename is None)
+
+
+@task(name="ingest", cache_policy=NO_CACHE, retries=3, retry_delay_seconds=[1, 5, 20], retry_condition_fn=_reading_failed)
+def read_sources(run: str) -> int:
+    """Read pool and target; returns the rows of the pool."""
+    conductor = _CONDUCTED[run]
+    conductor.ingest()
+    return len(conductor.pool or ())
+
+
+@task(name="stage", cache_policy=NO_CACHE)
+def carry_out(run: str, stage: str) -> str:
+    """Carry out one stage of the recipe; returns what it did, in words. A model pass that fails is not retried."""
+    conductor = _CONDUCTED[run]
+    conductor.carry_out(conductor.recipe.stage(stage))
+    return str(conductor.took[stage]["detail"])
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def write_results(run: str, started: float) -> str:
+    """Write run folder and report; returns the path of the report."""
+    folder = Path(run)
+    manifest = runs.finish(_CONDUCTED[run], folder, started)
+    report = write_report(folder)
+    create_markdown_artifact(_summary(manifest, report), key="tamis-report", description=f"{manifest['name']}: report")
+    return str(report)
+
+
+@flow(name="curate", flow_run_name="{recipe}")
+def curate(
+    recipe: str, workspace: str = ".tamis", overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Carry out a recipe; returns the run folder, the report and the verdict. `options`: settings of the machine."""
+    started = time.time()
+    checked = recipes.load(recipe, overrides)
+    root = Path(workspace).resolve()
+    folder = runs.start(checked, root / "runs")
+    run = str(folder)
+    work = Work(events=folder / "events.jsonl")
+    _CONDUCTED[run] = Conductor.of(checked, Workspace(root, machine(**dict(options or {})), checked.model, work))
+    try:
+        read_sources(run)
+        for stage in checked.stages:
+            carry_out.with_options(name=stage.name)(run, stage.name)
+        report = write_results(run, started)
+        return {"run": run, "report": report, **_outcome(_CONDUCTED[run])}
+    finally:
+        del _CONDUCTED[run]
+
+
+def _outcome(conductor: Conductor) -> dict[str, Any]:
+    compared = next((left for left in conductor.outcomes.values() if isinstance(left, dict) and "arms" in left), {})
+    passes = conductor.work.work.passes
+    return {
+        "verdict": compared.get("verdict"),
+        "rows": len(conductor.main().subset.positions) if conductor.main() else None,
+        "shards_measured": int(sum(facts["made"] for facts in passes.values())),
+        "stages": list(conductor.took.values()),
+    }
+
+
+def _summary(manifest: Mapping[str, Any], report: Path) -> str:
+    lines = [f"# {manifest['name']}", "", f"Report: `{report}`", "", "| step | rows |", "|---|---|"]
+    lines += [f"| {step['step']} | {step['rows']:,} |" for step in manifest["funnel"]]
+    lines += ["", "| stage | seconds | |", "|---|---|---|"]
+    lines += [f"| {stage['name']} | {stage['seconds']} | {stage['detail']} |" for stage in manifest["stages"]]
+    return "\n".join(lines)

@@ -1,0 +1,44 @@
+"""The application: options that every verb shares, and the verbs, gathered from their rooms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tamis import __version__
+from tamis.cli import output
+
+app = typer.Typer(
+    name="tamis",
+    help="Chooses the fine-tuning data that is worth training on, and proves it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable object on standard output.")]
+Place = Annotated[
+    Path, typer.Option("--workspace", envvar="TAMIS_WORKSPACE", help="Folder of the store and the runs.")
+]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; repeatable.")]
+Workers = Annotated[int | None, typer.Option("--workers", help="Worker processes (default: one a core; one a GPU).")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda (default: the GPU if there is one).")]
+Model = Annotated[str | None, typer.Option("--model", help="Folder, hub name or tamis:tiny-lm.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Cut rows at this many tokens.")]
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    """Chooses the fine-tuning data that is worth training on, and proves it."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    output.show_progress()
+
+
+from tamis.cli import choosing, inspecting, pools, running  # noqa: E402, F401 - they add their verbs to `app`

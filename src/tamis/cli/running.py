@@ -1,0 +1,130 @@
+"""Verbs over recipes: run, check, plan, recipes, serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tamis.cli import output
+from tamis.cli.app import Device, Json, Place, Sets, Workers, app
+
+RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
+
+
+def machine_options(workers: int | None, device: str | None) -> dict[str, Any]:
+    """Options of the machine that were given."""
+    return {key: value for key, value in {"workers": workers, "device": device}.items() if value is not None}
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    sets: Sets = None,
+    workspace: Place = Path(".tamis"),
+    workers: Workers = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Carry out a whole recipe through Prefect; goes on where an earlier run stopped."""
+    output.use_json(json)
+    from tamis import recipe as recipes
+
+    checked = recipes.load(recipe, sets or [])  # all faults at once, before anything starts
+    from tamis.api import run as carry_out
+
+    found = carry_out(recipe, sets or [], root=workspace, **machine_options(workers, device))
+    lines = ["", str(found["verdict"])] if found["verdict"] else [""]
+    if found["rows"] is not None:
+        lines.append(f"{found['rows']:,} rows selected: {found['run']}/subset.parquet")
+    lines.append(f"Report: {found['report']}")
+    output.result({"recipe": checked.name, **found}, lines)
+
+
+@app.command()
+def check(recipe: RecipeName, sets: Sets = None, json: Json = False) -> None:
+    """Check a recipe in full, and start nothing."""
+    output.use_json(json)
+    from tamis import recipe as recipes
+
+    checked = recipes.load(recipe, sets or [])
+    stages = [{"name": stage.name, "verb": stage.verb, "component": stage.component} for stage in checked.stages]
+    lines = [f"{checked.name}: {len(stages)} stages, no fault found"]
+    lines += [f"  {stage['name']:<14} {stage['verb']:<9} {stage['component']}" for stage in stages]
+    output.result({"recipe": checked.name, "stages": stages, "faults": []}, lines)
+
+
+@app.command()
+def plan(
+    recipe: RecipeName,
+    sets: Sets = None,
+    workspace: Place = Path(".tamis"),
+    workers: Workers = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Dry run: passes, rows, tokens, what each arm costs, disk and hours."""
+    output.use_json(json)
+    from tamis import recipe as recipes
+    from tamis.api import workspace as open_workspace
+    from tamis.stages.plan import plan as make_plan
+
+    checked = recipes.load(recipe, sets or [])
+    found = make_plan(checked, open_workspace(workspace, checked.model, **machine_options(workers, device)))
+    lines = [f"{found['rows']:,} rows, {found['usable']:,} usable, {found['tokens']:,} tokens", ""]
+    steps = [
+        [step["stage"], step["what"], step["rows"], step["tokens"], step["done"], step["minutes"]] for step in found["steps"]
+    ]
+    lines += output.table(steps, ["stage", "what", "rows", "tokens to do", "done", "minutes"])
+    lines += ["", f"about {found['hours']:.2f} hours and {found['disk_mb']:.0f} MB of disk on this machine"]
+    lines += [f"({found['how']})"]
+    output.result(found, lines)
+
+
+@app.command(name="recipes")
+def recipes_command(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe, to copy it: tamis recipes less > my.yaml")] = None,
+    json: Json = False,
+) -> None:
+    """List the shipped recipes, or print one."""
+    output.use_json(json)
+    from tamis import recipe as recipes
+
+    known = recipes.shipped()
+    if name is not None:
+        path = recipes.find(name)
+        text = path.read_text(encoding="utf-8")
+        output.result({"name": path.stem, "text": text}, [text.rstrip("\n")])
+        return
+    about = {key: _about(path) for key, path in known.items()}
+    output.result({"recipes": about}, [f"{key:<16} {text}" for key, text in about.items()])
+
+
+def _about(path: Path) -> str:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("about:"):
+            return line.removeprefix("about:").strip().strip("\"'")
+    return ""
+
+
+@app.command()
+def serve(
+    recipe: RecipeName,
+    cron: Annotated[str | None, typer.Option("--cron", help='Schedule, for example "0 3 * * *".')] = None,
+    every: Annotated[str | None, typer.Option("--every", help="Interval: 20s, 15m, 1h or 1d.")] = None,
+    sets: Sets = None,
+    workspace: Place = Path(".tamis"),
+    workers: Workers = None,
+    device: Device = None,
+) -> None:
+    """Run a recipe on a schedule, through Prefect, until stopped."""
+    from tamis import recipe as recipes
+    from tamis.errors import RecipeError
+
+    recipes.load(recipe, sets or [])
+    if (cron is None) == (every is None):
+        raise RecipeError('serve needs one of --cron "0 3 * * *" and --every 1h')
+    from tamis.flows.schedule import serve as start
+
+    start(recipe, sets or [], workspace.resolve(), cron=cron, every=every, options=machine_options(workers, device))

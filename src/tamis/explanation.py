@@ -1,0 +1,51 @@
+"""Explain: everything that a run knows of one row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tamis.errors import DataError
+from tamis.pool import MANIFEST, Pool
+
+
+def explain(run: Path, row: str) -> dict[str, Any]:
+    """Verdict, scores and text of a row of a run, by key (or its beginning) or `FILE:POSITION`."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        ledger = pq.read_table(run / "ledger.parquet")
+    except OSError as error:
+        raise DataError(f"{run} holds no ledger.parquet: the run did not finish; run it again") from error
+    name, _, position = row.rpartition(":")
+    if name and position.isdigit():
+        mask = pc.and_(pc.equal(ledger.column("file"), name), pc.equal(ledger.column("position"), int(position)))
+    else:
+        mask = pc.starts_with(ledger.column("key"), row)
+    found = ledger.filter(mask).to_pylist()
+    if len(found) != 1:
+        what = "no row" if not found else f"{len(found)} rows"
+        raise DataError(f"{what} of {run.name} match {row!r}; give a longer key, or FILE:POSITION as the ledger has them")
+    facts: dict[str, Any] = {key: (None if value != value else value) for key, value in found[0].items()}
+    columns = run / "columns.parquet"
+    values = pq.read_table(columns, filters=[("key", "=", facts["key"])]).to_pylist() if columns.is_file() else []
+    facts["columns"] = {key: round(value, 5) if value == value else "not scored" for key, value in (values or [{}])[0].items() if key != "key"}
+    facts["messages"], facts["excerpt"] = _text(run, facts["key"])
+    return facts
+
+
+def _text(run: Path, key: str) -> tuple[list[dict[str, Any]], str]:
+    import pyarrow.parquet as pq
+
+    from tamis.pool import ROWS, decode
+
+    pool = Pool.open(run / MANIFEST)
+    for shard in pool.shards:
+        records = pq.read_table(shard.path / ROWS, filters=[("key", "=", key)]).to_pylist()
+        if records:
+            row = decode(records[0])
+            return [*row.messages, *row.chosen], ""
+    rejects = pq.read_table(run / "quarantine.parquet", filters=[("key", "=", key)]).to_pylist()
+    return [], rejects[0]["excerpt"] if rejects else ""

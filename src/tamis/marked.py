@@ -1,0 +1,124 @@
+"""YAML read safely into plain values, with the line of every setting, environment variables and `--set` overrides."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tamis.errors import RecipeError
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+Where = tuple[str, ...]
+
+
+@dataclass
+class Marked:
+    """`values`: the document as plain Python. `lines`: line of each setting by its path of keys. `faults`: all of them."""
+
+    name: str
+    values: dict[str, Any] = field(default_factory=dict)
+    lines: dict[Where, int] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def fault(self, path: Sequence[str], message: str) -> None:
+        """Note a fault at a setting, or at the nearest one above it that has a line."""
+        where = tuple(path)
+        while where and where not in self.lines:
+            where = where[:-1]
+        line = f":{self.lines[where]}" if where in self.lines else ""
+        self.faults.append(
+            f"{self.name}{line}: {'.'.join(path)}: {message}" if path else f"{self.name}{line}: {message}"
+        )
+
+
+def read(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Marked:
+    """Read a YAML file; syntax faults, tags, double keys and unset variables end up in `faults`."""
+    import yaml
+
+    marked = Marked(str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise RecipeError(f"{path}: the recipe cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: the recipe is not UTF-8: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise RecipeError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise RecipeError(f"{path}: a recipe is a mapping of names to settings; see `tamis recipes`")
+    marked.values = _plain(node, (), marked, os.environ if environment is None else environment)
+    for override in overrides:
+        apply_override(marked, override)
+    return marked
+
+
+def _plain(node: Any, path: Where, marked: Marked, environment: Mapping[str, str]) -> Any:
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(getattr(key_node, "value", ""))
+            here = (*path, key)
+            if key in found:
+                marked.fault(here, "is given twice; keep one")
+            marked.lines[here] = key_node.start_mark.line + 1
+            found[key] = _plain(value_node, here, marked, environment)
+        return found
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*path, str(number)), marked, environment) for number, item in enumerate(node.value)]
+    if not node.tag.startswith("tag:yaml.org,2002:"):
+        marked.fault(path, f"the YAML tag {node.tag!r} is not allowed in a recipe; write plain values")
+        return None
+    return _scalar(node, path, marked, environment)
+
+
+def _scalar(node: Any, path: Where, marked: Marked, environment: Mapping[str, str]) -> Any:
+    import yaml
+
+    if "${" in node.value:
+        missing = [name for name, default in _VARIABLE.findall(node.value) if name not in environment and not default]
+        for name in missing:
+            if "${" + name + ":-" not in node.value:
+                marked.fault(path, f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}")
+        text = _VARIABLE.sub(lambda match: environment.get(match[1], match[2] or ""), node.value)
+        return text if node.style in ("'", '"') else _parse(text)
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_object(node)
+    except (yaml.YAMLError, ValueError) as error:
+        marked.fault(path, f"cannot be read: {error}")
+        return None
+
+
+def _parse(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def apply_override(marked: Marked, override: str) -> None:
+    """Apply one `a.b=c`; the value is read as YAML. Missing levels are made; a list is replaced as a whole."""
+    name, equals, text = override.partition("=")
+    if not equals or not name.strip():
+        marked.faults.append(f"--set {override}: expected NAME=VALUE, for example --set subset.budget=10%")
+        return
+    keys = name.strip().split(".")
+    place = marked.values
+    for key in keys[:-1]:
+        below = place.setdefault(key, {})
+        if not isinstance(below, dict):
+            marked.faults.append(f"--set {override}: {key!r} is not a mapping, so nothing can be set below it")
+            return
+        place = below
+    place[keys[-1]] = _parse(text)

@@ -1,0 +1,217 @@
+"""Run folders: `runs/<time>-<name>-<hash>/` with everything that a report, a reviewer or a second run needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tamis import __version__, digests, ledger
+from tamis.errors import DataError
+from tamis.mapping import pool_map
+from tamis.pool import MANIFEST
+from tamis.recipe import Recipe
+from tamis.stages.conduct import Conductor
+from tamis.stages.select import Selection
+from tamis.stages.train import Training
+from tamis.store import write_json, write_text
+from tamis.values import text_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow", "faiss-cpu", "scikit-learn", "prefect")
+EXAMPLES = 8
+
+
+def start(recipe: Recipe, runs: Path) -> Path:
+    """A new run folder with the recipe as it was resolved."""
+    import yaml
+
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in recipe.name)[:40]
+    name = f"{stamp}-{safe}-{digests.of_json(recipe.values)[:6]}"
+    folder = runs / name
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = runs / f"{name}-{number}"
+    folder.mkdir(parents=True)
+    text = yaml.safe_dump(dict(recipe.values), sort_keys=False, allow_unicode=True)
+    write_text(folder / "recipe.lock.yaml", text)
+    return folder
+
+
+def latest(runs: Path, name: str = "latest") -> Path:
+    """A run folder by path, by (part of) its name, or the `latest`."""
+    if Path(name).is_dir():
+        return Path(name)
+    found = sorted(path for path in runs.glob("*") if path.is_dir() and (name == "latest" or name in path.name))
+    if not found:
+        raise DataError(f"there is no run {name!r} under {runs}; see what there is with `ls {runs}`")
+    return found[-1]
+
+
+def finish(conductor: Conductor, folder: Path, started: float) -> dict[str, Any]:
+    """Write ledger, subset, quarantine, columns, map, examples, comparison and manifest; returns the manifest."""
+    import pyarrow.parquet as pq
+
+    chosen = conductor.main()
+    view = conductor.view()
+    recipe = conductor.recipe
+    main = recipe.main_subset()
+    stage = recipe.stage(main) if main is not None else None
+    whole = ledger.build(
+        view,
+        chosen.subset if chosen is not None else None,
+        stage.component if stage is not None else "kept",
+        filtered=chosen.filtered if chosen is not None else None,
+        unscored=chosen.unscored if chosen is not None else None,
+        where=stage.settings.get("where") if stage is not None else None,
+    )
+    pq.write_table(whole, folder / "ledger.parquet")
+    view.pool.save(folder / MANIFEST)
+    about = {"tamis.pool": str(folder / MANIFEST), "tamis.digest": view.pool.digest}
+    pq.write_table(subset_table(whole).replace_schema_metadata(about), folder / "subset.parquet")
+    pq.write_table(ledger.quarantine(view), folder / "quarantine.parquet")
+    if conductor.columns:
+        pq.write_table(_columns_table(conductor), folder / "columns.parquet")
+    if (points := pool_map(view, chosen.subset if chosen is not None else None)) is not None:
+        pq.write_table(points, folder / "map.parquet")
+    write_json(folder / "examples.json", _examples(conductor, whole))
+    comparison = next((left for left in conductor.outcomes.values() if isinstance(left, dict) and "arms" in left), None)
+    if comparison is not None:
+        write_json(folder / "comparison.json", comparison)
+    _link_checkpoints(conductor, folder)
+    manifest = _manifest(conductor, whole, chosen, started)
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def subset_table(whole: pa.Table) -> pa.Table:
+    """Rows of the ledger that were selected, in the order picked, with their place in the pool."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    placed = whole.append_column("place", pa.array(np.arange(len(whole), dtype=np.int64)))
+    chosen = placed.filter(pc.equal(placed.column("verdict"), "selected")).sort_by("rank")
+    weight = pa.array(np.ones(len(chosen), np.float32))
+    return chosen.select(["rank", "key", "place", "file", "position", "source", "gain"]).append_column("weight", weight)
+
+
+def _columns_table(conductor: Conductor) -> pa.Table:
+    import pyarrow as pa
+
+    assert conductor.pool is not None
+    keys = conductor.pool.table(["key"]).column("key")
+    return pa.table({"key": keys, **{name: pa.array(column.values) for name, column in conductor.columns.items()}})
+
+
+def _examples(conductor: Conductor, whole: pa.Table) -> dict[str, Any]:
+    """A few rows kept, dropped (nearest to the cut first, one per reason) and quarantined, with their text."""
+    import pyarrow.compute as pc
+
+    assert conductor.pool is not None
+    inside = whole.slice(0, len(conductor.pool)).to_pandas()
+    kept = inside[inside.verdict == "selected"].sort_values("rank").head(EXAMPLES)
+    out = inside[inside.verdict == "dropped"]
+    nearest = out[out.value.notna()].sort_values("value", ascending=False).head(EXAMPLES // 2)
+    other = out.drop(nearest.index).groupby("reason", sort=False).head(1).head(EXAMPLES // 2)
+    rejects = whole.filter(pc.equal(whole.column("verdict"), "quarantined")).slice(0, EXAMPLES).to_pylist()
+    excerpts = {row["key"]: row["excerpt"] for row in ledger.quarantine(conductor.view()).to_pylist()}
+    return {
+        "kept": _cards(conductor, kept),
+        "dropped": [*_cards(conductor, nearest), *_cards(conductor, other)],
+        "quarantined": [
+            {"file": row["file"], "position": row["position"], "reason": row["reason"], "excerpt": excerpts[row["key"]]}
+            for row in rejects
+        ],
+    }
+
+
+def _cards(conductor: Conductor, frame: Any) -> list[dict[str, Any]]:
+    assert conductor.pool is not None
+    cards = []
+    records = frame.to_dict("records")
+    for record, row in zip(records, conductor.pool.read([int(place) for place in frame.index]), strict=True):
+        messages = [*row.messages, *row.chosen]
+        card = {key: record[key] for key in ("key", "source", "step", "reason")}
+        card |= {key: (float(record[key]) if record[key] == record[key] else None) for key in ("value", "gain")}
+        card["rank"] = int(record["rank"])
+        card["prompt"] = "\n\n".join(text_of(message) for message in messages[:-1])
+        card["response"] = text_of(messages[-1]) if messages else ""
+        card["meta"] = {key: value for key, value in row.meta.items() if isinstance(value, (str, int, float, bool))}
+        cards.append(card)
+    return cards
+
+
+def _link_checkpoints(conductor: Conductor, folder: Path) -> None:
+    for name, left in conductor.outcomes.items():
+        if isinstance(left, Training):
+            place = folder / "checkpoints"
+            place.mkdir(exist_ok=True)
+            (place / name).symlink_to(os.path.relpath(left.checkpoints[-1].path, place), target_is_directory=True)
+
+
+def _funnel(whole: pa.Table, chosen: Selection | None) -> list[dict[str, Any]]:
+    import pyarrow.compute as pc
+
+    verdicts = {item["values"]: item["counts"] for item in pc.value_counts(whole.column("verdict")).to_pylist()}
+    steps = {item["values"]: item["counts"] for item in pc.value_counts(whole.column("step")).to_pylist()}
+    read = len(whole)
+    ingested = read - verdicts.get("quarantined", 0) - steps.get("sample", 0)
+    usable = ingested - steps.get("render", 0)
+    funnel = [("read", read), ("ingested", ingested), ("usable", usable)]
+    if chosen is not None and chosen.filtered is not None:
+        funnel.append(("after the filter", usable - steps.get("where", 0)))
+    return [{"step": step, "rows": rows} for step, rows in [*funnel, ("selected", verdicts.get("selected", 0))]]
+
+
+def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, started: float) -> dict[str, Any]:
+    work, recipe, pool = conductor.work, conductor.recipe, conductor.pool
+    assert pool is not None
+    main = recipe.main_subset()
+    return {
+        "name": recipe.name,
+        "recipe": str(recipe.path.name),
+        "tamis": __version__,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seconds": round(time.time() - started, 1),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "machine": {
+            **dataclasses.asdict(work.machine),
+            "cpu": platform.processor() or platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "python": platform.python_version(),
+        },
+        "model": {"name": work.model.name, "digest": work.model.digest, "max_tokens": work.model.max_tokens},
+        "pool": {"digest": pool.digest, "rows": len(pool), "files": list(pool.files)},
+        "target": {"rows": len(conductor.target), "files": list(conductor.target.files)} if conductor.target else None,
+        "stages": list(conductor.took.values()),
+        "passes": [{"pass": name, **facts} for name, facts in work.work.passes.items()],
+        "subset": {
+            "stage": main,
+            "selector": recipe.stage(main).component,
+            "budget": str(recipe.stage(main).settings["budget"]),
+            "digest": chosen.digest,
+            **{key: chosen.entry.facts[key] for key in ("rows", "tokens", "usable")},
+        }
+        if chosen is not None and main is not None
+        else None,
+        "seeds": {stage.name: stage.settings["seed"] for stage in recipe.stages if "seed" in stage.settings},
+        "funnel": _funnel(whole, chosen),
+        "warnings": [],
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

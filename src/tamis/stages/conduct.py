@@ -1,0 +1,287 @@
+"""Conduct: one recipe carried out stage by stage, with what each stage left handed to those that refer to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tamis.catalogue import build, load
+from tamis.errors import RecipeError
+from tamis.pool import Pool
+from tamis.recipe import Recipe, Stage, scorer_settings
+from tamis.stages.compare import Design, compare
+from tamis.stages.measure import Signal, measure, measure_needs, richest, view_of
+from tamis.stages.score import Scored, known_columns, score
+from tamis.stages.select import Selection, mixer_of, select
+from tamis.stages.sources import ingest_source
+from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate_one, train_one
+from tamis.stages.workspace import Workspace
+from tamis.values import Budget, Column, Need, Seeds
+from tamis.views import PoolView
+
+
+@dataclass
+class Conductor:
+    """A recipe being carried out. `outcomes` maps stage names to what they left; `took` to (seconds now, made now)."""
+
+    recipe: Recipe
+    work: Workspace
+    pool: Pool | None = None
+    target: Pool | None = None
+    outcomes: dict[str, Any] = field(default_factory=dict)
+    took: dict[str, dict[str, Any]] = field(default_factory=dict)
+    columns: dict[str, Column] = field(default_factory=dict)
+    shared: dict[str, Signal] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, recipe: Recipe, work: Workspace) -> Conductor:
+        """A conductor whose passes serve everything that the recipe asks for, each signal once."""
+        import dataclasses
+
+        model = recipe.model.resolved(work.machine.device)
+        settings = richest(needs_of(recipe))
+        return cls(recipe, dataclasses.replace(work, model=model, settings_of_passes=settings))
+
+    def ingest(self) -> None:
+        """Read the pool and the target."""
+        with self._timed("ingest", "ingest"):
+            self.pool = ingest_source(self.recipe.pool, self.work)
+            if self.recipe.target is not None:
+                self.target = ingest_source(self.recipe.target, self.work)
+        if not len(self.pool):
+            raise RecipeError("no row of the pool could be used; every row read is in the quarantine with its reason")
+        self.took["ingest"]["detail"] = f"{len(self.pool):,} rows of {len(self.pool.files)} files"
+
+    def carry_out(self, stage: Stage) -> Any:
+        """Carry out one stage; those that it refers to are done."""
+        carry: Mapping[str, Callable[[Stage], Any]] = {
+            "train": self._train,
+            "pass": self._pass,
+            "score": self._score,
+            "select": self._select,
+            "compare": self._compare,
+            "evaluate": self._evaluate,
+            "export": self._export,
+        }
+        with self._timed(stage.name, stage.verb):
+            self.outcomes[stage.name] = carry[stage.verb](stage)
+        self.took[stage.name]["detail"] = self._detail(stage)
+        return self.outcomes[stage.name]
+
+    def view(self) -> PoolView:
+        """The pool with the signals and columns made so far."""
+        assert self.pool is not None
+        return view_of(self.pool, self._signals(), columns=self.columns)
+
+    def main(self) -> Selection | None:
+        """The selection that the run is about."""
+        name = self.recipe.main_subset()
+        return self.outcomes.get(name) if name is not None else None
+
+    def _signals(self, *needs: Need) -> dict[str, Signal]:
+        assert self.pool is not None
+        self.shared = measure_needs(self.pool, needs, self.work, self.shared)
+        return self.shared
+
+    def _train(self, stage: Stage) -> Training:
+        assert self.pool is not None
+        on = stage.settings.get("on", "@pool")
+        if isinstance(on, Mapping):
+            own = {key: value for key, value in on.items() if key not in ("select", "budget")}
+            chosen = select(
+                self.pool,
+                build("selectors", str(on["select"]), own),
+                Budget.parse(on["budget"]),
+                self.work,
+                name=stage.name,
+                given=self._signals(),
+                columns=self.columns,
+            )
+            positions = chosen.subset.positions
+        elif on == "@pool":
+            import numpy as np
+
+            positions = np.flatnonzero(self.view().usable)
+        else:
+            positions = self.outcomes[on[1:]].subset.positions
+        return train_one(self._training_job(stage, positions))
+
+    def _training_job(self, stage: Stage, positions: Any) -> TrainingJob:
+        assert self.pool is not None
+        seed = int(stage.settings.get("seed", 0))
+        return TrainingJob(
+            store=self.work.store,
+            trainer=stage.component,
+            settings=stage.own,
+            model=self.work.model,
+            rows_of=self.pool,
+            positions=tuple(int(place) for place in positions),
+            seeds=Seeds(adapter=seed, order=seed),
+            machine=self.work.machine,
+        )
+
+    def _pass(self, stage: Stage) -> Signal:
+        assert self.pool is not None
+        signals = self._signals()
+        return measure(self.pool, stage.component, self._pass_component(stage), self.work, signals)
+
+    def _pass_component(self, stage: Stage) -> Any:
+        import dataclasses
+
+        names = {item.name for item in dataclasses.fields(load("passes", stage.component))}
+        settings: dict[str, Any] = {key: value for key, value in stage.own.items()}
+        if "model" in names:
+            settings["model"] = self.work.model
+        if "target" in names:
+            settings["target"] = self.target
+        if "checkpoints" in names:
+            settings["checkpoints"] = self.outcomes[str(stage.settings["checkpoints"])[1:]].checkpoints
+        return build("passes", stage.component, settings)
+
+    def _score(self, stage: Stage) -> Scored:
+        assert self.pool is not None
+        scorers = {name: build("scorers", name, own) for name, own in scorer_settings(stage.settings["score"]).items()}
+        needs = [need for scorer in scorers.values() for need in scorer.needs]
+        given = dict(self._signals(*[need for need in needs if need.name != "influence"]))
+        if "from" in stage.settings:
+            signal: Signal = self.outcomes[str(stage.settings["from"])[1:]]
+            given[signal.name] = signal
+        scored = score(self.pool, scorers, self.work, given)
+        self.columns |= dict(scored.columns)
+        return scored
+
+    def _select(self, stage: Stage) -> Selection:
+        assert self.pool is not None
+        given = dict(self._signals())
+        if "from" in stage.settings:
+            signal: Signal = self.outcomes[str(stage.settings["from"])[1:]]
+            given[signal.name] = signal
+        return select(
+            self.pool,
+            build("selectors", stage.component, stage.own),
+            Budget.parse(stage.settings["budget"]),
+            self.work,
+            name=stage.name,
+            target=self.target,
+            where=stage.settings.get("where"),
+            mixer=mixer_of(stage.settings.get("mix")),
+            given=given,
+            columns=self.columns or known_columns(self.pool, self.work),
+        )
+
+    def _compare(self, stage: Stage) -> dict[str, Any]:
+        chosen: Selection = self.outcomes[str(stage.settings["compare"])[1:]]
+        method = self.recipe.stage(str(stage.settings["compare"])[1:])
+        held_out = ingest_source(stage.settings["evaluate"], self.work)
+        if not len(held_out):
+            raise RecipeError(f"{stage.name}: the evaluation set holds no usable row")
+        trainer, settings = self.recipe.training_of(stage)
+        given = stage.settings
+        design = Design(
+            method=method.component,
+            trainer=trainer,
+            settings=settings,
+            runs=int(given.get("runs", 3)),
+            baselines=tuple(given.get("with", ("random", "longest"))),
+            full=dict(given.get("full", {"runs": 1, "epochs": 1})),
+            learning_rates=tuple(float(rate) for rate in given.get("learning_rates", ())),
+            metric=given.get("metric", "held-out-loss"),
+            draws=int(given.get("draws", 2000)),
+            groups=tuple(given.get("composition", ("source",))),
+        )
+        return compare(self.view(), chosen, held_out, design, self.work, seconds=self.cost_of(method))
+
+    def cost_of(self, stage: Stage) -> float:
+        """Seconds of work, ever, that choosing a subset took: the stage and all that it refers to."""
+        seconds = 0.0
+        for name in {stage.name, *self._ancestors(stage)}:
+            left = self.outcomes[name]
+            seconds += left.entry.seconds if isinstance(left, Selection) else float(getattr(left, "seconds", 0.0))
+        return seconds
+
+    def _ancestors(self, stage: Stage) -> Iterator[str]:
+        for name in stage.references:
+            if name in self.outcomes:
+                yield name
+                yield from self._ancestors(self.recipe.stage(name))
+
+    def _evaluate(self, stage: Stage) -> dict[str, Any]:
+        held_out = ingest_source(stage.settings["on"], self.work)
+        reference = str(stage.settings.get("model", "@model"))[1:]
+        model = self.work.model if reference == "model" else self.outcomes[reference].model
+        job = EvaluationJob(self.work.store, stage.component, stage.own, held_out, self.work.machine, model=model)
+        items = evaluate_one(job).items
+        value = float(items.values.sum() / items.weights.sum())
+        return {"metric": items.metric, "unit": items.unit, "value": value, "items": len(items.keys)}
+
+    def _export(self, stage: Stage) -> Any:
+        from tamis.stages.export import export_subset
+
+        assert self.pool is not None
+        chosen: Selection = self.outcomes[str(stage.settings["subset"])[1:]]
+        return export_subset(self.pool, chosen, stage.component, Path(str(stage.settings["to"])), self.work)
+
+    def _timed(self, name: str, kind: str) -> _Timer:
+        return _Timer(self, name, kind)
+
+    def _detail(self, stage: Stage) -> str:
+        left = self.outcomes[stage.name]
+        if isinstance(left, Training):
+            return f"{stage.component} on {left.facts['rows']:,} rows, {left.facts['tokens']:,} tokens"
+        if isinstance(left, Signal):
+            return f"{left.made} of {len(left.folders)} shards measured"
+        if isinstance(left, Selection):
+            return f"{stage.component}: {left.entry.facts['rows']:,} rows, {left.entry.facts['tokens']:,} tokens"
+        if isinstance(left, Scored):
+            return f"{len(left.columns)} columns"
+        if isinstance(left, dict):
+            return str(left.get("verdict") or f"{left.get('metric')} {left.get('value', 0):.4f} {left.get('unit')}")
+        return str(left)
+
+
+class _Timer:
+    """Times a stage, and tells the log of events when it starts and ends."""
+
+    def __init__(self, conductor: Conductor, name: str, kind: str) -> None:
+        self.conductor, self.name, self.kind = conductor, name, kind
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+        self.conductor.work.work.event("start", stage=self.name, kind=self.kind)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        seconds = round(time.perf_counter() - self.started, 2)
+        self.conductor.took[self.name] = {"name": self.name, "kind": self.kind, "seconds": seconds, "detail": ""}
+        if error is None:
+            self.conductor.work.work.event("end", stage=self.name, seconds=seconds)
+        else:
+            self.conductor.work.work.event("failed", stage=self.name, error=type(error).__name__, message=str(error))
+
+
+def needs_of(recipe: Recipe) -> list[Need]:
+    """Everything that the components of a recipe need. Where a token pass runs, it pools too, for the report's map."""
+    needs: list[Need] = []
+    for stage in recipe.stages:
+        if stage.verb == "score":
+            for name, own in scorer_settings(stage.settings["score"]).items():
+                needs += build("scorers", name, own).needs
+        elif stage.verb == "select":
+            needs += build("selectors", stage.component, stage.own).needs
+            needs += _column_needs(stage)
+    if any(need.name == "tokens" for need in needs):
+        needs.append(Need(kind="signal", name="tokens", settings=(("pooled", True),)))
+    return needs
+
+
+def _column_needs(stage: Stage) -> list[Need]:
+    """Signals under the columns that a filter or a ranking names."""
+    from tamis.catalogue import SCORERS
+    from tamis.expressions import names
+
+    used = names(str(stage.settings["where"])) if "where" in stage.settings else set()
+    used |= {str(stage.settings["by"])} if "by" in stage.settings else set()
+    scorers = {column.partition("@")[0].partition(".")[0] for column in used}
+    return [need for name in sorted(scorers & set(SCORERS)) for need in build("scorers", name, {}).needs]

@@ -1,0 +1,135 @@
+"""Measure: run a pass over the shards of a pool that it has not seen, and hand back where the signals lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tamis import digests
+from tamis.catalogue import PASSES, load
+from tamis.engine import map_jobs
+from tamis.pool import Pool, Shard
+from tamis.protocols import Pass
+from tamis.stages.workspace import Workspace
+from tamis.store import Store, save_arrays
+from tamis.values import Machine, Need
+from tamis.views import PoolView, ShardSignals
+
+log = logging.getLogger(__name__)
+SIGNAL = "signal"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One signal of a pool: a folder per shard, in order. `made`: shards measured now. `seconds`: of all, ever."""
+
+    name: str
+    folders: tuple[Path, ...]
+    made: int
+    seconds: float
+    identities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Job:
+    store: Store
+    component: Pass
+    identity: str
+    shard: Shard
+    folders: Mapping[str, Path]
+    machine: Machine
+
+
+def identity_of(component: Pass, shard: Shard) -> str:
+    """Identity of a pass over one shard."""
+    return digests.of_component(component, {"shard": shard.digest})
+
+
+def measure(
+    pool: Pool, name: str, component: Pass, work: Workspace, have: Mapping[str, Signal] | None = None
+) -> Signal:
+    """The signal of `component` over `pool`; finished shards are found, the others measured by the engine."""
+    have = have or {}
+    started = time.perf_counter()
+    identities = [identity_of(component, shard) for shard in pool.shards]
+    jobs = [
+        _Job(work.store, component, identity, shard, {key: signal.folders[number] for key, signal in have.items()}, one)
+        for number, (identity, shard) in enumerate(zip(identities, pool.shards, strict=True))
+        if work.store.get(SIGNAL, identity) is None
+        for one in (dataclasses.replace(work.machine, workers=1),)
+    ]
+    if jobs:
+        log.info("pass %s: %d of %d shards to measure", name, len(jobs), len(identities))
+    for number, _ in enumerate(map_jobs(_measure_shard, jobs, work.machine)):
+        work.work.event("shard", signal=name, number=number + 1, of=len(jobs))
+    seconds = time.perf_counter() - started
+    entries = [work.store.get(SIGNAL, identity) for identity in identities]
+    found = [entry for entry in entries if entry is not None]
+    ever = sum(entry.seconds for entry in found)
+    work.work.note_pass(name, len(identities), len(jobs), seconds, ever)
+    return Signal(name, tuple(entry.path for entry in found), len(jobs), ever, tuple(identities))
+
+
+def _measure_shard(job: _Job) -> str:
+    def make(folder: Path) -> dict[str, Any]:
+        arrays = job.component.measure(job.shard, ShardSignals(job.shard, job.folders), job.machine)
+        save_arrays(folder, arrays)
+        return {"rows": job.shard.rows, "arrays": sorted(arrays)}
+
+    return job.store.get_or_make(SIGNAL, job.identity, make, about=job.component).digest
+
+
+def pass_for(need: Need, work: Workspace) -> Pass:
+    """The pass that serves a need: the model of the run, and the richest settings that anything in the run asks for."""
+    cls = load("passes", need.name)
+    settings = {**dict(need.settings), **work.settings_of_passes.get(need.name, {})}
+    component: Pass = cls(model=work.model, **settings)
+    return component
+
+
+def richest(needs: Iterable[Need]) -> dict[str, dict[str, Any]]:
+    """For every signal needed, settings that serve all needs at once (merged by the pass itself)."""
+    from tamis.models import ModelRef
+
+    stand_in = ModelRef(name="tamis:tiny-lm")
+    merged: dict[str, Any] = {}
+    for need in needs:
+        if need.kind != "signal" or need.name not in PASSES or need.name == "influence":
+            continue
+        component = load("passes", need.name)(model=stand_in, **dict(need.settings))
+        earlier = merged.get(need.name)
+        merged[need.name] = component if earlier is None or not hasattr(earlier, "merge") else earlier.merge(component)
+    return {
+        name: {
+            item.name: getattr(component, item.name) for item in dataclasses.fields(component) if item.name != "model"
+        }
+        for name, component in merged.items()
+    }
+
+
+def measure_needs(
+    pool: Pool, needs: Iterable[Need], work: Workspace, given: Mapping[str, Signal] | None = None
+) -> dict[str, Signal]:
+    """Every signal that `needs` asks of one pool, each measured once, plus `lengths`, which everything uses."""
+    signals: dict[str, Signal] = dict(given or {})
+    wanted = [Need(kind="signal", name="lengths"), *needs]
+    ordered = sorted({need.name: need for need in wanted if need.kind == "signal"}.values(), key=lambda need: need.name)
+    for need in ordered:
+        if need.name not in signals:
+            signals[need.name] = measure(pool, need.name, pass_for(need, work), work, signals)
+    return signals
+
+
+def view_of(pool: Pool, signals: Mapping[str, Signal], **parts: Any) -> PoolView:
+    """A view of the pool with these signals."""
+    return PoolView(pool, {name: signal.folders for name, signal in signals.items()}, **parts)
+
+
+def needs_on(side: str, needs: Iterable[Need]) -> list[Need]:
+    """The needs of one side, `pool` or `target`."""
+    return [need for need in needs if need.side == side]

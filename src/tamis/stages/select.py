@@ -1,0 +1,172 @@
+"""Select: a selector, its needs measured, over the rows that a trainer can use; the subset kept in the store."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tamis import digests
+from tamis.catalogue import build
+from tamis.errors import RecipeError
+from tamis.pool import Pool
+from tamis.protocols import Mixer, Scorer, Selector
+from tamis.recipe import scorer_settings
+from tamis.stages.measure import Signal, measure_needs, needs_on, view_of
+from tamis.stages.score import score
+from tamis.stages.workspace import Workspace
+from tamis.store import Entry, load_arrays, save_arrays
+from tamis.values import Budget, Column, Need, Subset
+from tamis.views import PoolView
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SUBSET = "subset"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A subset in the store, with what it cost to choose it. `where`: rows that a filter left out, or None."""
+
+    name: str
+    entry: Entry
+    subset: Subset
+    filtered: NDArray[np.bool_] | None = None
+    unscored: NDArray[np.bool_] | None = None
+
+    @property
+    def digest(self) -> str:
+        """Digest of the subset's content."""
+        return self.entry.digest
+
+
+def select(
+    pool: Pool,
+    selector: Selector,
+    budget: Budget,
+    work: Workspace,
+    *,
+    name: str = "subset",
+    target: Pool | None = None,
+    where: str | None = None,
+    mixer: Mixer | None = None,
+    given: Mapping[str, Signal] | None = None,
+    columns: Mapping[str, Column] | None = None,
+) -> Selection:
+    """The rows that `selector` picks within `budget`, after the filter `where` and within the shares of `mixer`."""
+    needs = list(selector.needs)
+    made = dict(columns or {}) | _score_needs(pool, needs, where, columns or {}, work, given)
+    signals = measure_needs(pool, needs_on("pool", needs), work, given)
+    target_view = None
+    if target is not None and needs_on("target", needs):
+        target_view = view_of(target, measure_needs(target, needs_on("target", needs), work))
+    view = view_of(pool, signals, columns=made, target=target_view)
+    keep, unscored = _filter(view, where)
+    view = dataclasses.replace(view, keep=keep)
+    inputs = {
+        "pool": pool.digest,
+        "budget": budget,
+        "where": where,
+        "mixer": [type(mixer).__name__, mixer] if mixer is not None else None,
+        "signals": {key: signal.identities for key, signal in signals.items()},
+        "columns": _column_digests(made, needs, where),
+        "target": target.digest if target_view is not None and target is not None else None,
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        subset = _pick(view, selector, budget, mixer, work)
+        if not len(subset.positions):
+            raise RecipeError(f"{name}: no row of the pool can be selected{' after ' + repr(where) if where else ''}")
+        parts = {
+            field.name: getattr(subset, field.name) for field in dataclasses.fields(subset) if field.name != "unit"
+        }
+        save_arrays(folder, {key: value for key, value in parts.items() if value is not None})
+        return {
+            "rows": len(subset.positions),
+            "tokens": int(view.cost[subset.positions].sum()),
+            "unit": subset.unit,
+            "usable": int(view.usable.sum()),
+        }
+
+    entry = work.store.get_or_make(SUBSET, digests.of_component(selector, inputs), make, about=selector)
+    return Selection(name, entry, read_subset(entry), keep, unscored)
+
+
+def read_subset(entry: Entry) -> Subset:
+    """The subset of a store entry."""
+    return Subset(**load_arrays(entry.path), unit=entry.facts["unit"])
+
+
+def _pick(view: PoolView, selector: Selector, budget: Budget, mixer: Mixer | None, work: Workspace) -> Subset:
+    if mixer is None:
+        return selector.select(view, budget, work.machine)
+    from tamis.mixes import select_by_mix
+
+    return select_by_mix(view, mixer, selector, budget, work.machine)
+
+
+def _score_needs(
+    pool: Pool,
+    needs: Sequence[Need],
+    where: str | None,
+    have: Mapping[str, Column],
+    work: Workspace,
+    given: Mapping[str, Signal] | None,
+) -> dict[str, Column]:
+    """Columns that a selector or a filter names and that nobody has made yet, with default settings."""
+    from tamis.expressions import names
+    from tamis.views import resolve_column
+
+    wanted = {need.name for need in needs if need.kind == "column"}
+    wanted |= {name for name in (names(where) if where else set()) if not is_field(name)}
+    scorers: dict[str, Scorer] = {}
+    for column in sorted(wanted):
+        try:
+            resolve_column(column, list(have))
+        except RecipeError:
+            scorer = column.partition("@")[0].partition(".")[0]
+            scorers[scorer] = build("scorers", scorer, {})
+    return dict(score(pool, scorers, work, given).columns) if scorers else {}
+
+
+def is_field(name: str) -> bool:
+    """Whether a name in a filter means a field of the row and not a column."""
+    return name in ("source", "kind", "file") or name.startswith("meta.")
+
+
+def _filter(view: PoolView, where: str | None) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]:
+    if where is None:
+        return None, None
+    return filter_rows(view, where)
+
+
+def filter_rows(view: PoolView, where: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(kept, not scored) of a filter: comparison with NaN is false, and rows that fail so are counted apart."""
+    from tamis.expressions import evaluate
+
+    def lookup(name: str) -> NDArray[Any]:
+        return view.groups(name) if is_field(name) else view.column(name).values
+
+    return evaluate(where, lookup, len(view))
+
+
+def _column_digests(columns: Mapping[str, Column], needs: Sequence[Need], where: str | None) -> dict[str, str]:
+    import numpy as np
+
+    if where is None and not any(need.kind == "column" for need in needs):
+        return {}
+    return {name: digests.of_bytes(np.ascontiguousarray(column.values).tobytes()) for name, column in columns.items()}
+
+
+def mixer_of(value: Any) -> Mixer | None:
+    """The mixer of a `mix` setting: a name, or a name with settings; None where there is none."""
+    found = scorer_settings(value)
+    if not found:
+        return None
+    name, settings = next(iter(found.items()))
+    mixer: Mixer = build("mixers", name, settings)
+    return mixer

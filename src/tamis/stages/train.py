@@ -1,0 +1,150 @@
+"""Train: rows of a subset rendered, a trainer run in the store (resumable), its checkpoints handed on."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tamis import digests
+from tamis.catalogue import build
+from tamis.checkpoints import Checkpoint
+from tamis.engine import map_jobs
+from tamis.models import ModelRef
+from tamis.pool import Pool
+from tamis.stages.workspace import Workspace
+from tamis.store import Entry, Store, load_arrays, save_arrays
+from tamis.values import Items, Machine, Seeds
+
+log = logging.getLogger(__name__)
+TRAINING = "training"
+ITEMS = "items"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training run: checkpoints in order (the last is final) and its facts (rows, tokens, seconds)."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    facts: Mapping[str, Any]
+    seconds: float
+    made: bool
+    digest: str
+
+    @property
+    def model(self) -> ModelRef:
+        """The trained model."""
+        return self.checkpoints[-1].model()
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Everything a worker needs to train one arm and, where `pool` is given, to evaluate it."""
+
+    store: Store
+    trainer: str
+    settings: Mapping[str, Any]
+    model: ModelRef
+    rows_of: Pool
+    positions: tuple[int, ...]
+    seeds: Seeds
+    machine: Machine
+    row_weights: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """A model to be measured on held-out rows; `training` first, if its model is still to be trained."""
+
+    store: Store
+    evaluator: str
+    settings: Mapping[str, Any]
+    pool: Pool
+    machine: Machine
+    model: ModelRef | None = None
+    training: TrainingJob | None = None
+
+
+def train_one(job: TrainingJob) -> Training:
+    """Train, or find the finished run; goes on where a killed run stopped."""
+    from tamis.rendering import render_rows
+
+    trainer = build("trainers", job.trainer, job.settings)
+    identity = digests.of_component(
+        trainer,
+        {
+            "model": job.model,
+            "pool": job.rows_of.digest,
+            "positions": digests.of_json(list(job.positions)),
+            "weights": list(job.row_weights) if job.row_weights is not None else None,
+            "seeds": job.seeds,
+        },
+    )
+
+    def make(folder: Path) -> dict[str, Any]:
+        rows = render_rows(job.rows_of.read(job.positions), job.model, row_weights=_weights(job.row_weights))
+        log.info("training on %d rows, %d tokens", len(rows), rows.tokens)
+        kept = trainer.train(job.model, rows, job.seeds, (), folder, job.machine)
+        return {
+            "checkpoints": [checkpoint.path.relative_to(folder).as_posix() for checkpoint in kept],
+            "rows": len(rows),
+            "tokens": rows.tokens,
+            "trained_tokens": rows.trained_tokens,
+        }
+
+    entry = job.store.get_or_make(TRAINING, identity, make, about=trainer, resumable=True)
+    checkpoints = tuple(Checkpoint(entry.path / name) for name in entry.facts["checkpoints"])
+    return Training(checkpoints, entry.facts, entry.seconds, entry.made, entry.digest)
+
+
+def _weights(weights: Sequence[float] | None) -> Any:
+    import numpy as np
+
+    return None if weights is None else np.asarray(weights, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Items of one model, and the training it came from, if any."""
+
+    items: Items
+    training: Training | None
+
+
+def evaluate_one(job: EvaluationJob) -> Evaluated:
+    """Train if asked, then measure; both are found where they were done before."""
+    training = train_one(job.training) if job.training is not None else None
+    model = training.model if training is not None else job.model
+    assert model is not None, "an evaluation job has a model or a training job"
+    evaluator = build("evaluators", job.evaluator, job.settings)
+    identity = digests.of_component(evaluator, {"model": model, "pool": job.pool.digest})
+
+    def make(folder: Path) -> dict[str, Any]:
+        items = evaluator.evaluate(model, job.pool, job.machine)
+        save_arrays(folder, {"values": items.values, "weights": items.weights})
+        scalars = {key: getattr(items, key) for key in ("metric", "unit", "lower_is_better")}
+        return {"keys": list(items.keys), **scalars}
+
+    entry = job.store.get_or_make(ITEMS, identity, make, about=evaluator)
+    return Evaluated(read_items(entry), training)
+
+
+def read_items(entry: Entry) -> Items:
+    """Items of a store entry."""
+    arrays = load_arrays(entry.path)
+    return Items(values=arrays["values"], weights=arrays["weights"], **entry.facts)
+
+
+def evaluate_all(jobs: Sequence[EvaluationJob], work: Workspace) -> list[Evaluated]:
+    """All jobs, side by side where the machine has workers."""
+    one = dataclasses.replace(work.machine, workers=1)
+    found = []
+    for number, result in enumerate(
+        map_jobs(evaluate_one, [dataclasses.replace(job, machine=one) for job in jobs], work.machine)
+    ):
+        work.work.event("arm", number=number + 1, of=len(jobs))
+        found.append(result)
+    return found

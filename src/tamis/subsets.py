@@ -1,0 +1,71 @@
+"""Subset files: the picks of a selector as one Parquet file that names the pool it chose from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tamis.errors import DataError
+from tamis.pool import Pool
+from tamis.values import Subset
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class SubsetFile:
+    """A subset on disk: `positions` (k,) places in `pool`, in the order picked, with gains and weights."""
+
+    path: Path
+    pool: Pool
+    pool_path: Path
+    positions: NDArray[np.int64]
+    gains: NDArray[np.float32]
+    weights: NDArray[np.float32]
+
+
+def save(path: Path, pool: Pool, pool_path: Path, subset: Subset) -> None:
+    """Write rank, key, place, file, position, source, gain and weight; the pool goes into the file's metadata."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    places = np.asarray(subset.positions)
+    rows = pool.read(places.tolist())
+    weights = np.ones(len(places), np.float32) if subset.weights is None else subset.weights
+    columns: dict[str, Any] = {
+        "rank": np.arange(len(places), dtype=np.int32),
+        "key": [row.key for row in rows],
+        "place": places,
+        "file": [row.file for row in rows],
+        "position": np.array([row.position for row in rows], np.int64),
+        "source": [row.source for row in rows],
+        "gain": np.asarray(subset.gains, np.float32),
+        "weight": weights,
+    }
+    table = pa.table(columns).replace_schema_metadata({"tamis.pool": str(pool_path), "tamis.digest": pool.digest})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+
+
+def read(path: Path) -> SubsetFile:
+    """Read a subset file, or the subset of a run folder; refuses one whose pool has changed since."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = path / "subset.parquet" if path.is_dir() else path
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} is not a subset: expected a file that `tamis select` wrote, or a run folder") from error
+    about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    if "tamis.pool" not in about:
+        raise DataError(f"{file} does not name its pool; make it with `tamis select` or `tamis run`")
+    pool = Pool.open(Path(about["tamis.pool"]))
+    if pool.digest != about["tamis.digest"]:
+        raise DataError(f"the pool {about['tamis.pool']} has changed since {file} was chosen from it; select again")
+    arrays = {name: table.column(name).to_numpy() for name in ("place", "gain", "weight")}
+    return SubsetFile(file, pool, Path(about["tamis.pool"]), arrays["place"], arrays["gain"], arrays["weight"])
