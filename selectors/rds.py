@@ -35,10 +35,11 @@ class RdsPlus:
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of pool and target, and the lengths of rows."""
+        pooled = (("pooled", True),)
         return frozenset(
             {
-                Need(kind="signal", name="tokens"),
-                Need(kind="signal", name="tokens", side="target"),
+                Need(kind="signal", name="tokens", settings=pooled),
+                Need(kind="signal", name="tokens", side="target", settings=pooled),
                 Need(kind="signal", name="lengths"),
             }
         )
@@ -65,7 +66,7 @@ class RdsPlus:
         if view.target is None:
             raise DataError("rds-plus has no target: name target files in the recipe, or give --target")
         vectors = view.target.signal("tokens", "pooled").astype(np.float32)
-        good = np.isfinite(vectors).all(axis=1)
+        good = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
         if not good.any():
             raise DataError("no row of the target has hidden states; every target row was refused by the model's pass")
         if self.turns == "query":

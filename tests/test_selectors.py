@@ -242,6 +242,16 @@ def test_rds_plus_equals_its_plain_form(view: PoolView) -> None:
     assert by_task.positions.tolist() == slow_round_robin(best, view.usable, 20)
 
 
+def test_rds_plus_ignores_rows_without_a_vector(tmp_path: Path) -> None:
+    pooled = np.array([[1, 0], [0, 0], [0.5, 0.5], [0, 1]], np.float32)
+    target = synthetic.view(
+        tmp_path / "t", synthetic.rows(2), {"tokens": {"pooled": np.array([[0, 0], [0, 2]], np.float32)}}
+    )
+    signals = {"lengths": synthetic.lengths(4, refused=0), "tokens": {"pooled": pooled}}
+    subset = select("rds-plus", synthetic.view(tmp_path / "p", synthetic.rows(4), signals, target=target), 4)
+    assert subset.positions.tolist() == [3, 2, 0]  # places 1 and, of the target, 0 have no vector
+
+
 def test_rds_plus_without_a_target_says_what_to_change(view: PoolView) -> None:
     bare = PoolView(view.pool, view.signal_folders)
     with pytest.raises(DataError, match="no target"):

@@ -1,7 +1,8 @@
 """Nearest neighbours by inner product: a FAISS index for search, and exact cosines where order must not waver.
 
 Vectors are rows (n, d) float32; give them unit length to search by cosine. Search is deterministic: the clustering of
-`ivf` and the levels of `hnsw` are seeded, the build runs on one thread, and equal scores go to the lower place.
+`ivf` and the levels of `hnsw` are seeded, the build runs on one thread, and equal scores among those found are put in
+the order of places.
 """
 
 from __future__ import annotations
