@@ -4,7 +4,8 @@ Rooms: `sources` (names to local files), `readers` (raw records with their place
 a row), `assembly` (keys, shards, rejects), `previews`.
 """
 
-from tamis.ingest.assembly import Sample, ingest
+from tamis.ingest.assembly import ingest
+from tamis.ingest.judging import Sample
 from tamis.ingest.previews import Preview, preview
 
 __all__ = ["Preview", "Sample", "ingest", "preview"]

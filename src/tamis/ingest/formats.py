@@ -5,7 +5,7 @@
 | messages | `messages` (role, content, tool_calls), `tools`; a lone `document` turn is plain text |
 | sharegpt | `conversations` (from, value), `system`, `tools` |
 | alpaca | `instruction`, `input`, `output`, `system`, `history` |
-| prompt/completion | a name of `PROMPTS` and, unless it is only a prompt, one of `ANSWERS`; text or messages |
+| prompt/completion | a name of `fields.PROMPTS` and, if answered, one of `fields.ANSWERS`; text or messages |
 | preference | `chosen` and `rejected` (text, a message or messages) beside any prompt, or with the prompt inside both |
 | kto | `kto_tag`, or a `label` that is true or false, beside an answer |
 | text | `text` |
@@ -20,20 +20,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tamis.catalogue import nearest
-from tamis.errors import RecipeError
 from tamis.ingest import turns
+from tamis.ingest.fields import ANSWERS, INPUTS, PROMPTS, TURNS, Fields
 from tamis.ingest.turns import RowFault, name_of, text
 from tamis.values import Kind, Message
-
-TURNS = ("messages", "conversations", "conversation")
-PROMPTS = ("instruction", "prompt", "question", "query", "problem")
-ANSWERS = ("output", "response", "completion", "answer", "solution")
-INPUTS = ("input", "context")
-CANONICAL = (
-    "prompt", "response", "system", "text", "messages", "chosen", "rejected", "label", "tools", "source", "input",
-)  # fmt: skip
-KNOWN = frozenset((*TURNS, *PROMPTS, *ANSWERS, "chosen", "rejected", "text"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,66 +42,13 @@ class Draft:
     used: Mapping[str, str] = field(default_factory=dict)
 
 
-class _Fields:
-    """The fields of a record, taken one by one; what is left is meta."""
-
-    def __init__(self, record: Mapping[str, Any]) -> None:
-        self.left = {key: value for key, value in record.items() if value is not None}
-        self.names = {key: key for key in self.left}
-        self.used: dict[str, str] = {}
-        self.extra: dict[str, Any] = {}
-
-    @classmethod
-    def mapped(cls, record: Mapping[str, Any], mapping: Mapping[str, str]) -> _Fields:
-        found = {name: _nested(record, path) for name, path in mapping.items()}
-        fields = cls(found)
-        fields.names = dict(mapping)
-        fields.extra = {key: item for key, item in record.items() if key not in mapping.values() and item is not None}
-        return fields
-
-    def take(self, canonical: str, *aliases: str) -> Any:
-        """The value of the first alias there is, taken out; None without one."""
-        for alias in aliases or (canonical,):
-            if alias in self.left:
-                self.used[canonical] = self.names[alias]
-                return self.left.pop(alias)
-        return None
-
-    def has(self, *names: str) -> bool:
-        return any(name in self.left for name in names)
-
-    def meta(self) -> dict[str, Any]:
-        """What was not used, with a `meta` object of the record opened into it."""
-        rest = {**self.left, **self.extra}
-        given = rest.pop("meta", {})
-        if not isinstance(given, Mapping):
-            given = {"meta": given}
-        made = dict(given)
-        for key, value in rest.items():
-            made[key if key not in made else f"record_{key}"] = value
-        return made
-
-
-def check_mapping(mapping: Mapping[str, str]) -> None:
-    """Refuse canonical names that there are not, and a mapping that gives no text to train on."""
-    faults = [
-        f"--map {name}={path}: there is no {name!r}{nearest(name, list(CANONICAL))} Known: {', '.join(CANONICAL)}"
-        for name, path in mapping.items()
-        if name not in CANONICAL
-    ]
-    if mapping and not faults and not set(mapping) & {"prompt", "text", "messages", "chosen"}:
-        faults.append("--map names none of prompt, text, messages, chosen: nothing would be left of a row")
-    if faults:
-        raise RecipeError(faults)
-
-
 def draft(record: Any, mapping: Mapping[str, str] | None = None) -> Draft:
-    """What a record says. Raises RowFault with the reason where it says nothing usable."""
+    """Find out what a record says. Raises RowFault with the reason where it says nothing usable."""
     if isinstance(record, list) and record and all(isinstance(turn, dict) for turn in record):
         record = {"messages": record}
     if not isinstance(record, Mapping):
         raise RowFault(f"wrong type: the record is {name_of(record)}, expected an object")
-    fields = _Fields.mapped(record, mapping) if mapping else _Fields(record)
+    fields = Fields.mapped(record, mapping) if mapping else Fields(record)
     form, messages = _messages(fields)
     if form == "text":
         return _finish(fields, "text", "text", messages)
@@ -125,7 +62,7 @@ def draft(record: Any, mapping: Mapping[str, str] | None = None) -> Draft:
     return _finish(fields, kind, form, messages, label=label)
 
 
-def _unknown(fields: _Fields, record: Mapping[str, Any], mapping: Mapping[str, str] | None) -> str:
+def _unknown(fields: Fields, record: Mapping[str, Any], mapping: Mapping[str, str] | None) -> str:
     keys = ", ".join(map(str, list(record)[:20])) or "none"
     if mapping:
         missing = ", ".join(sorted(set(mapping.values()) - set(fields.used.values())))
@@ -133,7 +70,7 @@ def _unknown(fields: _Fields, record: Mapping[str, Any], mapping: Mapping[str, s
     return f"no known fields (found: {keys[:150]}); name them with --map"
 
 
-def _finish(fields: _Fields, kind: Kind, form: str, messages: list[Message], **more: Any) -> Draft:
+def _finish(fields: Fields, kind: Kind, form: str, messages: list[Message], **more: Any) -> Draft:
     tools = fields.take("tools")
     source = fields.take("source") if isinstance(fields.left.get("source"), str) else None
     return Draft(
@@ -148,11 +85,13 @@ def _finish(fields: _Fields, kind: Kind, form: str, messages: list[Message], **m
     )
 
 
-def _messages(fields: _Fields) -> tuple[str, list[Message]]:
-    """The form, and the messages up to and with the answer (for a preference: the prompt)."""
+def _messages(fields: Fields) -> tuple[str, list[Message]]:
+    """Give the form, and the messages up to and with the answer (for a preference: the prompt)."""
     if fields.has(*TURNS):
         form = "messages" if fields.has("messages") else "sharegpt"
-        found = _with_system(fields, turns.messages(fields.take("messages", *TURNS), form_field(fields)))
+        found = _with_system(
+            fields, turns.messages(fields.take("messages", *TURNS), fields.used.get("messages", "messages"))
+        )
         if any(message["role"] == "document" for message in found):
             return "text", _document(found)
         _no_empty_turn(found)
@@ -165,11 +104,6 @@ def _messages(fields: _Fields) -> tuple[str, list[Message]]:
     return _prompt_and_answer(fields)
 
 
-def form_field(fields: _Fields) -> str:
-    """Name of the field that the messages were taken from."""
-    return fields.used.get("messages", "messages")
-
-
 def _document(found: list[Message]) -> list[Message]:
     if len(found) != 1:
         raise RowFault("a document turn stands among other turns; expected it alone")
@@ -178,9 +112,9 @@ def _document(found: list[Message]) -> list[Message]:
     return found
 
 
-def _prompt_and_answer(fields: _Fields) -> tuple[str, list[Message]]:
+def _prompt_and_answer(fields: Fields) -> tuple[str, list[Message]]:
     alpaca = fields.has("instruction")
-    wants_input = alpaca or fields.has("text") or "input" in fields.names.keys() - {fields.names.get("input")}
+    wants_input = alpaca or fields.has("text") or fields.maps("input")
     given = fields.take("prompt", *PROMPTS, "text")
     field_name = fields.used["prompt"]
     if isinstance(given, list):
@@ -200,7 +134,7 @@ def _prompt_and_answer(fields: _Fields) -> tuple[str, list[Message]]:
     return ("alpaca" if alpaca else "prompt/completion"), found
 
 
-def _history(fields: _Fields) -> list[Message]:
+def _history(fields: Fields) -> list[Message]:
     made: list[Message] = []
     if not isinstance(fields.left.get("history"), list):
         return made
@@ -212,7 +146,7 @@ def _history(fields: _Fields) -> list[Message]:
     return made
 
 
-def _with_system(fields: _Fields, found: list[Message]) -> list[Message]:
+def _with_system(fields: Fields, found: list[Message]) -> list[Message]:
     if found[0]["role"] == "system" or not isinstance(fields.left.get("system"), str):
         return found
     system = fields.take("system")
@@ -228,7 +162,7 @@ def _no_empty_turn(found: list[Message]) -> None:
         raise RowFault("no turn says anything")
 
 
-def _pair(fields: _Fields, form: str, prompt: list[Message]) -> Draft:
+def _pair(fields: Fields, form: str, prompt: list[Message]) -> Draft:
     chosen, rejected = (
         turns.answers(fields.take("chosen"), "chosen"),
         turns.answers(fields.take("rejected"), "rejected"),
@@ -247,7 +181,7 @@ def _pair(fields: _Fields, form: str, prompt: list[Message]) -> Draft:
 
 
 def _common(one: list[Message], other: list[Message]) -> list[Message]:
-    """The turns with which both begin, up to the last of them that is not an answer."""
+    """Take the turns with which both begin, up to the last of them that is not an answer."""
     made: list[Message] = []
     for left, right in zip(one, other, strict=False):
         if left != right:
@@ -259,14 +193,14 @@ def _common(one: list[Message], other: list[Message]) -> list[Message]:
 
 
 def _after(prompt: list[Message], answer: list[Message]) -> list[Message]:
-    """The answer without the prompt, where it repeats it."""
+    """Cut the prompt off an answer that repeats it."""
     said = [(message["role"], message["content"]) for message in prompt if message["role"] != "system"]
     rest = [message for message in answer if message["role"] != "system"]
     head = [(message["role"], message["content"]) for message in rest[: len(said)]]
     return rest[len(said) :] if said and head == said and len(rest) > len(said) else answer
 
 
-def _label(fields: _Fields, form: str, messages: list[Message]) -> bool | None:
+def _label(fields: Fields, form: str, messages: list[Message]) -> bool | None:
     if messages[-1]["role"] != "assistant":
         return None
     value = fields.left.get("kto_tag")

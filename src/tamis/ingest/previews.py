@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tamis.ingest import formats, readers, sources
+from tamis.ingest import fields, formats, readers, sources
 from tamis.ingest.turns import RowFault
 
 
@@ -26,8 +26,8 @@ class Preview:
 
 
 def preview(file: str, rows: int = 5, mapping: Mapping[str, str] | None = None) -> Preview:
-    """The first `rows` good rows of a file and the faults among at most 20 * rows records. Raises as `ingest` does."""
-    formats.check_mapping(mapping or {})
+    """Read the first `rows` good rows and the faults among at most 20 * rows records. Raises as `ingest` does."""
+    fields.check_mapping(mapping or {})
     good: list[formats.Draft] = []
     faults: list[str] = []
     forms: Counter[str] = Counter()

@@ -52,7 +52,7 @@ def container(path: Path, name: str) -> Container:
 
 
 def read(path: Path, packed: Container) -> Iterator[Record]:
-    """The records of a file, numbered from 0. Never raises for what the file contains."""
+    """Yield the records of a file, numbered from 0. Never raises for what the file contains."""
     number = -1
     try:
         for number, record in enumerate(_read(path, packed)):

@@ -20,7 +20,7 @@ class Record:
     raw: bytes | str | None = None
 
     def at(self, position: int) -> Record:
-        """The same record at its place in the file."""
+        """Put the record at its place in the file."""
         return replace(self, position=position)
 
     @property
@@ -35,5 +35,5 @@ class Record:
 
 
 def too_long(raw: bytes | str) -> Record:
-    """The record that stands for one of more than 16 MiB."""
+    """Make the record that stands for one of more than 16 MiB."""
     return Record(fault="longer than 16 MiB", raw=raw[: 4 * EXCERPT])

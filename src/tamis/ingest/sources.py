@@ -72,7 +72,8 @@ def _one(name: str, scratch: Path) -> list[Source]:
         return _local(path, name)
     if not glob.has_magic(name):
         raise DataError(f"{name}: there is no such file")
-    matches = sorted(glob.glob(str(path), recursive=True))
+    found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    matches = sorted(str(match) for match in found if not match.name.startswith("."))
     if not matches:
         raise DataError(f"{name}: the pattern matches no file")
     return [source for match in matches for source in _local(Path(match), match)]
@@ -111,7 +112,7 @@ def arrow_files(folder: Path) -> list[Path]:
 
 
 def _remote(url: str, scratch: Path) -> list[Source]:
-    import fsspec
+    import fsspec  # type: ignore[import-untyped]  # comes with datasets
 
     try:
         opened = fsspec.open_files(url, mode="rb")

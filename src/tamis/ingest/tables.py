@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
+from tamis.ingest.fields import KNOWN
 from tamis.ingest.records import EXCERPT, MAX_BYTES, Record, too_long
 
 BATCH = 256
@@ -41,7 +42,7 @@ def batches(found: Iterable[Any]) -> Iterator[Record]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON holds it: times become text, NaN null, bytes text or hexadecimal."""
+    """Turn a value into what JSON holds: times become text, NaN null, bytes text or hexadecimal."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -58,8 +59,6 @@ def plain(value: Any) -> Any:
 
 def guess(first: bytes) -> str:
     """`csv`, `tsv` or `text` for a file whose name does not say: a header names at least one known field."""
-    from tamis.ingest.formats import KNOWN
-
     for delimiter, form in ((b"\t", "tsv"), (b",", "csv")):
         names = {cell.strip().strip(b'"').lower().decode("utf-8", "replace") for cell in first.split(delimiter)}
         if len(names) > 1 and names & KNOWN:
@@ -107,7 +106,7 @@ def _cells(reader: Any) -> Iterator[list[str] | Record]:
 
 
 def header(cells: list[str]) -> list[str] | None:
-    """The names of a header row; None where the row is data: empty, repeated, long or numeric cells."""
+    """Read the names of a header row; None where the row is data: empty, repeated, long or numeric cells."""
     names = [cell.strip() for cell in cells]
     if len(set(names)) != len(names):
         return None

@@ -35,7 +35,7 @@ class RowFault(Exception):
 
 
 def name_of(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """Say what a JSON value is, in words."""
     words = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     return "null" if value is None else words.get(type(value), type(value).__name__)
 
@@ -48,7 +48,7 @@ def text(value: Any, field: str) -> str:
 
 
 def as_list(value: Any, field: str) -> list[Any]:
-    """A list, or a list written as JSON text."""
+    """Take a list, or a list written as JSON text."""
     if isinstance(value, str) and value.lstrip()[:1] == "[":
         try:
             value = json.loads(value)
@@ -68,7 +68,7 @@ def messages(value: Any, field: str) -> list[Message]:
 
 
 def answers(value: Any, field: str) -> list[Message]:
-    """The answer of a prompt: text, one message, or a list of messages."""
+    """Read the answer of a prompt: text, one message, or a list of messages."""
     if isinstance(value, dict):
         return [message({"role": "assistant", **value} if not _role(value) else value, field)]
     if isinstance(value, list):

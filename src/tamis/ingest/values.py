@@ -49,7 +49,7 @@ class Splitter:
         self.long = False
 
     def feed(self, block: bytes) -> Iterator[Record]:
-        """The elements that `block` completes."""
+        """Yield the elements that `block` completes."""
         start = place = 0
         if self.skip:
             place, self.skip = 1, False
@@ -106,7 +106,7 @@ class Splitter:
         self.long = False
 
     def close(self, *, trailing: bool) -> Iterator[Record]:
-        """What is left at the end of the file, which is a fault unless the document has ended."""
+        """Judge what is left at the end of the file, which is a fault unless the document has ended."""
         raw = bytes(self.buffer).strip()
         if not self.ended and (self.base or raw):
             yield Record(fault="the document breaks off: a bracket or a quote is never closed", raw=raw)
@@ -115,7 +115,7 @@ class Splitter:
 
 
 def split(stream: IO[bytes], form: str, wrapper: re.Pattern[bytes]) -> Iterator[Record]:
-    """The elements of a JSON document: an array, an object around an array, or objects one after the other."""
+    """Yield the elements of a JSON document: an array, an object around an array, or objects one after the other."""
     head = stream.read(BLOCK).removeprefix(b"\xef\xbb\xbf")
     if form == "json-wrapped":
         match: Any = wrapper.match(head)
