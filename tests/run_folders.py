@@ -1,9 +1,10 @@
-"""Run folders for the tests of the report: fabricated, seeded, and as hostile as asked for."""
+"""Run folders for the tests of the report (seeded, as hostile as asked for), and what a parser finds in its page."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,34 @@ HOSTILE = (
 SKILLS = ("arithmetic", "units", "dates", "strings", "sorting", "python", "tables", "rewriting", "lists", "roman")
 FAULTS = ("none", "wrong answer", "truncated", "mojibake", "refusal", "boilerplate", "duplicate")
 TARGET = SKILLS[0]
+
+
+class Page(HTMLParser):
+    """What a parser finds in a page: elements with attributes, scripts, and the text outside them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._raw = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._raw = tag if tag in ("script", "style") else ""
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._raw == "script":
+            self.scripts[-1] += data
+        elif not self._raw:
+            self.text += data
 
 
 def fabricate(folder: Path, rows: int = 1200, hostile: bool = False) -> Path:
@@ -133,7 +162,8 @@ def _map(
         "source": [sources[row] for row in here],
         "selected": verdicts[here] == "selected",
         "snippet": [
-            name(f"How many {SKILLS[skills[row]]} are {row} and {row + 3}? Work step by step.", row) for row in here
+            name(f"How many {SKILLS[skills[row]]} are {row} and {row + 3}? Work step by step.", int(row))
+            for row in here
         ],
         "skill": [SKILLS[skills[row]] for row in here],
         "fault": [FAULTS[faults[row]] for row in here],

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from run_folders import HOSTILE, fabricate
+from run_folders import HOSTILE, Page, fabricate
 from tamis.errors import DataError
 from tamis.report import distributions, summary, wording, write_report
 from tamis.report.charts import items_only_mark
 from tamis.report.folder import read_run_folder
 from tamis.report.inert import clean, clean_tree, embedded_json, plotly_lines, plotly_text
-
-
-class Page(HTMLParser):
-    """What a parser finds in a page: elements with attributes, scripts, and the text outside them."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.text = ""
-        self._raw = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._raw = tag if tag in ("script", "style") else ""
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._raw = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._raw == "script":
-            self.scripts[-1] += data
-        elif not self._raw:
-            self.text += data
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +99,7 @@ def test_nothing_is_loaded_from_anywhere(hostile: Path) -> None:
     assert "url(" not in outside
 
 
-FILES = ("manifest.json", "recipe.lock.yaml", "ledger.parquet", "subset.parquet", "quarantine.parquet")
+FILES: tuple[str, ...] = ("manifest.json", "recipe.lock.yaml", "ledger.parquet", "subset.parquet", "quarantine.parquet")
 FILES += ("columns.parquet", "map.parquet", "examples.json", "comparison.json")
 SENTENCES = {
     "comparison.json": "trained and compared nothing",

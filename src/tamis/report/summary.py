@@ -111,7 +111,7 @@ def quarantined(run: RunFolder) -> tuple[list[dict[str, Any]], int]:
         return [], 0
     rows = [row for row in table.to_pylist() if row.get("verdict", "quarantined") == "quarantined"]
     turn: Counter[Any] = Counter()
-    order = []
+    order: list[tuple[int, int]] = []
     for row in rows:
         order.append((turn[row["reason"]], len(order)))
         turn[row["reason"]] += 1

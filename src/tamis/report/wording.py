@@ -23,7 +23,7 @@ def count(value: object) -> str:
 
 
 def decimal(value: object, digits: int = 4) -> str:
-    """Number with `digits` significant digits, thousands separated."""
+    """Write a number with `digits` significant digits, thousands separated."""
     number = finite(value)
     if number is None:
         return NONE
