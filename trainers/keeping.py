@@ -1,7 +1,7 @@
 """What a training run writes: checkpoints, the log, and the state from which a killed run goes on.
 
-Everything is safetensors and JSON, written under a temporary name and renamed. No file holds a path or a time that would
-change its digest between two equal runs.
+Everything is safetensors and JSON, written under a temporary name and renamed. No file holds a time or a folder of
+the run that would change its digest between two equal runs.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ def _advance(run: Run, optimizer: Any, rate: float, progress: Progress) -> None:
 
 
 def _backward(run: Run, chosen: NDArray[np.int64], weight: float, step: int) -> float:
-    """Gradient of the weighted mean loss of the chosen rows into `.grad`, over micro batches and processes; the loss."""
+    """Put the gradient of the mean loss of the chosen rows into `.grad`, over micro batches and processes; the loss."""
     import torch
 
     from tamis.batching import batches
@@ -259,7 +259,7 @@ def _facts(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
 
 
 def identity_of(trainer: Any, model: ModelRef, rows: TrainingRows, seeds: Seeds) -> str:
-    """What must be equal for a run to go on from a saved state."""
+    """Digest of what must be equal for a run to go on from a saved state."""
     from tamis import digests
 
     return digests.of_component(trainer, {"model": model, "rows": rows, "seeds": asdict(seeds)})

@@ -36,7 +36,7 @@ class Lora:
     revision: ClassVar[int] = 1
 
     rank: int = 128
-    alpha: float = 512
+    alpha: int = 512
     dropout: float = 0.1
     targets: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj", "o_proj")
     epochs: int = 4
@@ -88,7 +88,7 @@ class Lora:
         return fit(run)
 
     def _wrap(self, base: ModelRef, seed: int) -> Any:
-        """The model with a fresh float32 adapter, drawn on the CPU so that it is the same for every device."""
+        """Wrap the model with a fresh float32 adapter, drawn on the CPU so that it is the same for every device."""
         import torch
         from peft import LoraConfig, get_peft_model
 

@@ -41,7 +41,7 @@ class Examples:
 
     @classmethod
     def of(cls, rows: TrainingRows) -> Examples:
-        """The usable rows; none at all is a TrainError."""
+        """Collect the usable rows; none at all is a TrainError."""
         import numpy as np
 
         weights = label_weights(rows)
@@ -71,7 +71,7 @@ class Examples:
         return weight, int(sum(np.count_nonzero(self.weights[span]) for span in spans))
 
     def padded(self, chosen: NDArray[np.int64], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """ids (b, t) int64 and label weights (b, t) float32 of the chosen rows, padded on the right with 0."""
+        """Pad the chosen rows on the right with 0: ids (b, t) int64 and label weights (b, t) float32."""
         import numpy as np
         import torch
 

@@ -12,7 +12,7 @@ Schedule = Literal["linear", "cosine", "constant"]
 
 
 def learning_rates(steps: int, peak: float, schedule: Schedule, warmup: float) -> NDArray[np.float64]:
-    """(steps,) learning rate of every optimiser step: a linear rise over `ceil(warmup * steps)` steps, then the decay.
+    """Learning rate (steps,) of every optimiser step: a linear rise over `ceil(warmup * steps)` steps, then decay.
 
     Unlike transformers' schedules, which give the first step a rate of 0, step s of a rise over w has (s + 1) / w of
     the peak: no step is wasted, which shows in runs of a few dozen steps.
@@ -35,7 +35,7 @@ def learning_rates(steps: int, peak: float, schedule: Schedule, warmup: float) -
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """(rows,) the order of the rows in an epoch (from 0): a counter-based draw keyed on (seed, epoch)."""
+    """Return (rows,) the order of the rows in an epoch (from 0): a counter-based draw keyed on (seed, epoch)."""
     import numpy as np
 
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)))

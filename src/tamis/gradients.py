@@ -25,7 +25,7 @@ Consume = Callable[[str, "torch.Tensor"], None]
 
 
 def lora_layers(model: Any) -> dict[str, torch.nn.Linear]:
-    """The A and B matrices of every LoRA module, by the name of their weight as `named_parameters` gives it."""
+    """Return the A and B matrices of every LoRA module, by the name of their weight as `named_parameters` gives it."""
     import torch
 
     found = {
@@ -113,12 +113,12 @@ def per_example(
     """
     with tapped(layers, consume):
         losses = example_losses(model, ids, labels)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses.sum().backward()
     return losses.detach()
 
 
 def pad(rows: list[tuple[Any, Any]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids (b, t) int64 and labels (b, t) bool of ragged (ids, labels) rows, padded on the right; no first token labelled."""
+    """Pad ragged (ids, labels) rows on the right: ids (b, t) int64, labels (b, t) bool; no first token is a label."""
     import numpy as np
     import torch
 

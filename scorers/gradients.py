@@ -1,0 +1,52 @@
+"""Similarity of every row's gradient to each task of a target: the influence signal as columns."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from tamis.values import Column, Need
+
+if TYPE_CHECKING:
+    from tamis.views import ShardSignals
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientSimilarity:
+    """Cosine of a row's Adam direction with each target task's gradient, one column a task (LESS)."""
+
+    revision: ClassVar[int] = 1
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The influence signal."""
+        return frozenset({Need(kind="signal", name="influence")})
+
+    def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
+        """One column a task, named after it: cosine in [-1, 1]; NaN where the pass gave a reason."""
+        import numpy as np
+
+        signal = have["influence"]
+        reasons = np.asarray(signal["reason"], np.uint8)
+        names = view_names(json.loads(bytes(np.asarray(signal["tasks"], np.uint8))))
+        scores = np.asarray(signal["scores"], np.float32)
+        return {
+            name: Column(values=scores[:, number].copy(), unit="cosine", reasons=reasons)
+            for number, name in enumerate(names)
+        }
+
+
+def view_names(tasks: list[str]) -> list[str]:
+    """Task names fit for columns: lower case, letters, digits, - and _; a number is added where two would be equal."""
+    names: list[str] = []
+    for task in tasks:
+        plain = re.sub(r"[^a-z0-9_]+", "-", task.lower()).strip("-") or "task"
+        count = 2
+        name = plain
+        while name in names:
+            name, count = f"{plain}-{count}", count + 1
+        names.append(name)
+    return names
