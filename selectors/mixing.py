@@ -40,7 +40,7 @@ class Proportional:
 
 @dataclass(frozen=True, kw_only=True)
 class Equal:
-    """Every group gets the same share, as far as it has rows; what small groups cannot use goes to the others.
+    """Every group gets the same share; what small groups cannot use goes to the others.
 
     `by`: source, kind, file or meta.NAME. Shares are in the unit of the budget: of rows, or of tokens.
     """
