@@ -182,7 +182,7 @@ def test_the_map_draws_every_selected_row_and_says_what_it_leaves_out(
     pool, subset = chart.data
     assert len(subset["x"]) == sum(table["selected"].to_pylist())
     assert len(pool["x"]) + len(subset["x"]) == 100
-    assert chart.note.startswith(f"{table.num_rows - 100:,} unselected rows")
+    assert f"{table.num_rows - 100:,} more" in chart.note
 
 
 def test_composition_without_a_comparison_is_counted_from_the_ledger(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_the_header_says_clear_only_where_the_comparison_does(
 ) -> None:
     facts = {"verdict": "A sentence.", "lower_is_better": True, "differences": differences}
     (tmp_path / "comparison.json").write_text(json.dumps(facts))
-    assert summary.verdict(read_run_folder(tmp_path)) == ("A sentence.", state)
+    assert summary.verdict(read_run_folder(tmp_path)) == summary.Verdict("A sentence.", state)
     row = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert ("the interval excludes zero and every run agrees" in row.text) == (state == "better")
 

@@ -119,7 +119,7 @@ def map_chart(run: RunFolder) -> Chart | None:
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": f"{label} ({count(table['selected'].to_pylist().count(chosen))})",
+                "name": label,
                 "x": [_rounded(value) for value in part["x"].to_pylist()],
                 "y": [_rounded(value) for value in part["y"].to_pylist()],
                 "marker": {"color": colour, "size": size, "opacity": 0.85 if chosen else 0.55, "line": {"width": 0}},
@@ -139,7 +139,9 @@ def map_chart(run: RunFolder) -> Chart | None:
         "dragmode": "zoom",
     }
     left_out = table.num_rows - shown.num_rows
-    note = f"{count(left_out)} unselected rows, evenly spread, are not drawn." if left_out else ""
+    flags = shown["selected"].to_pylist()
+    note = f"{count(len(flags))} rows are drawn, {count(flags.count(True))} of them selected."
+    note += f" {count(left_out)} more, evenly spread over the others, are left out." if left_out else ""
     return Chart("map", traces, layout, "The pool in two dimensions with the subset marked.", note=note)
 
 
@@ -224,7 +226,7 @@ def _composition(element: str, name: str, parts: Mapping[str, Any], method: str)
         "height": FRAME + 40 + 38 * len(groups),
         "xaxis": {"tickformat": ".0%", "range": [0, widest * 1.3], "zeroline": False}
         | ({"tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]} if widest > 0.6 else {}),
-        "yaxis": rows_axis(groups),
+        "yaxis": rows_axis([group or "(none)" for group in groups]),
         "barmode": "overlay",
         "showlegend": True,
         "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},

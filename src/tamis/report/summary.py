@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,18 +28,29 @@ class Fact:
     remark: str = ""
 
 
-def verdict(run: RunFolder) -> tuple[str, str]:
-    """Sentence at the top and its state: better, worse, unclear, or none where nothing was compared."""
+@dataclass(frozen=True)
+class Verdict:
+    """Sentence at the top, what it rests on, and its state: better, worse, unclear, or none without a comparison."""
+
+    sentence: str
+    state: str
+    remark: str = ""
+
+
+def verdict(run: RunFolder) -> Verdict:
+    """Sentence at the top: the comparison's own verdict, the brackets at its end set apart, or what was selected."""
     comparison = run.comparison
     if comparison is not None:
         sentence = clean(comparison.get("verdict")) or "The comparison states no verdict."
-        return sentence, _state(comparison)
+        if (parts := re.fullmatch(r"(.+\S)\s+\(([^()]+)\)\.?", sentence, re.DOTALL)) is not None:
+            return Verdict(f"{parts.group(1)}.", _state(comparison), parts.group(2))
+        return Verdict(sentence, _state(comparison))
     subset = run.manifest.get("subset") or {}
     if finite(subset.get("rows")) is None:
-        return "This run selected no subset.", "none"
+        return Verdict("This run selected no subset.", "none")
     selected = f"{clean(subset.get('selector', 'the selector'))} selected {count(subset['rows'])}"
     usable = _funnel(run).get("usable")
-    return f"{selected} of {count(usable)} usable rows." if usable else f"{selected} rows.", "none"
+    return Verdict(f"{selected} of {count(usable)} usable rows." if usable else f"{selected} rows.", "none")
 
 
 def _state(comparison: Mapping[str, Any]) -> str:
@@ -138,7 +150,12 @@ def provenance(run: RunFolder) -> list[tuple[str, dict[str, Any]]]:
     """Tables of what reproduces the run: inputs, seeds, machine and versions; what is unknown is left out."""
     manifest = run.manifest
     model, pool = manifest.get("model") or {}, manifest.get("pool") or {}
-    inputs = {"model": model.get("name"), "model digest": model.get("digest"), "pool digest": pool.get("digest")}
+    inputs = {
+        "model": model.get("name"),
+        "model digest": model.get("digest"),
+        "pool digest": pool.get("digest"),
+        "target": _target(manifest.get("target") or {}),
+    }
     tables = {
         "Inputs": inputs,
         "Seeds": manifest.get("seeds") or {},
@@ -147,3 +164,12 @@ def provenance(run: RunFolder) -> list[tuple[str, dict[str, Any]]]:
     }
     known = {name: {key: value for key, value in rows.items() if value is not None} for name, rows in tables.items()}
     return [(name, rows) for name, rows in known.items() if rows]
+
+
+def _target(target: Mapping[str, Any]) -> str | None:
+    if finite(target.get("rows")) is None:
+        return None
+    files = [
+        clean(file.get("name")) if isinstance(file, Mapping) else clean(file) for file in target.get("files") or ()
+    ]
+    return f"{count(target['rows'])} rows" + (f" of {', '.join(files)}" if files else "")
