@@ -80,7 +80,7 @@ def make_tokenizer(folder: Path, *, vocab: int = 384, template: str = "marks", b
         )
     draw = random.Random(0)
     lines = [" ".join(draw.choices(WORDS, k=12)) for _ in range(200)]
-    lines += ["answers", "answered", "answering"] * 60 if template == "merging" else []
+    lines += ["answers", "answered", "answering"] * 600 if template == "merging" else []
     raw.train_from_iterator(lines, trainer)
     if byte_fallback:  # byte pieces are ordinary entries of the vocabulary, not special text to be matched in the input
         raw = _demote_bytes(raw)
