@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
-from tiny import make_adapter, make_model
 
 from tamis.errors import ModelError
 from tamis.gradients import example_losses, linear_layers, lora_layers, pad, per_example
 from tamis.models import ModelRef, open_model
+from tiny import make_adapter, make_model
 
 Tokens = tuple[Any, Any]
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
-from tiny import chat, make_model, make_pool, make_row, make_rows
 
 from tamis.checkpoints import Checkpoint
 from tamis.errors import DataError, TrainError
@@ -26,6 +25,7 @@ from tamis.trainers.full import Full
 from tamis.trainers.lora import Lora
 from tamis.values import Machine, Reason, Row, Seeds
 from tamis.views import ShardSignals
+from tiny import chat, make_model, make_pool, make_row, make_rows
 
 ON = Machine(tokens_per_batch=256)
 
