@@ -1,0 +1,179 @@
+"""One row of cheap settings for every component, and a small world in which all of them run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import synthetic
+import tiny
+from tamis import catalogue, store
+from tamis.checkpoints import Checkpoint
+from tamis.models import ModelRef
+from tamis.pool import Pool
+from tamis.rendering import render_rows
+from tamis.training import TrainingRows
+from tamis.values import Machine, Row, Seeds
+from tamis.views import PoolView, ShardSignals
+
+ON = Machine()
+TRAINING = {"epochs": 1, "batch_rows": 4, "learning_rate": 1e-3}
+# `{model}`, `{checkpoints}` and `{target}` are filled in by the world
+CHEAP: dict[tuple[str, str], dict[str, Any]] = {
+    ("passes", "lengths"): {"model": "{model}"},
+    ("passes", "tokens"): {"model": "{model}", "loss": "all", "pooled": True},
+    ("passes", "influence"): {"checkpoints": "{checkpoints}", "target": "{target}"},
+    ("scorers", "entropy"): {},
+    ("scorers", "gradient-similarity"): {},
+    ("scorers", "ifd"): {},
+    ("scorers", "length"): {},
+    ("scorers", "perplexity"): {},
+    ("selectors", "band"): {"by": "made.score", "low": -1, "high": 1.5, "scale": "value"},
+    ("selectors", "bottom"): {"by": "made.score"},
+    ("selectors", "less"): {},
+    ("selectors", "longest"): {},
+    ("selectors", "random"): {"seed": 3},
+    ("selectors", "rds-plus"): {},
+    ("selectors", "top"): {"by": "made.score"},
+    ("mixers", "equal"): {},
+    ("mixers", "proportional"): {},
+    ("trainers", "full"): TRAINING,
+    ("trainers", "lora"): {**TRAINING, "rank": 2, "alpha": 4, "keep": "every-epoch"},
+    ("evaluators", "exact-match"): {"extract": "whole", "max_new_tokens": 3},
+    ("evaluators", "held-out-loss"): {},
+}
+# keyed draws by row key: twins differ in key, so they do not tie
+WITHOUT_TIES = {"random"}
+
+
+def messy_rows(count: int = 18) -> list[Row]:
+    """Rows of every kind, of which some cannot be scored or trained on."""
+    rows = tiny.make_rows(count, seed=2)
+    rows[1] = dataclasses.replace(rows[1], kind="prompt", messages=rows[1].messages[:-1])
+    rows[4] = dataclasses.replace(
+        rows[4], kind="text", messages=({"role": "user", "content": "sort the seven apples"},)
+    )
+    rows[6] = dataclasses.replace(
+        rows[6],
+        kind="pair",
+        messages=tiny.chat("which price?"),
+        chosen=({"role": "assistant", "content": "eleven"},),
+        rejected=({"role": "assistant", "content": "seven"},),
+    )
+    rows[9] = dataclasses.replace(rows[9], messages=tiny.chat("add " * 120, "the answer is cut off"))
+    return rows
+
+
+@dataclasses.dataclass
+class World:
+    """A tiny model, a warm-up of it, a pool of messy rows, a target, and every signal, measured for real."""
+
+    folder: Path
+    model: ModelRef
+    rows: list[Row]
+    pool: Pool
+    target: Pool
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+    @classmethod
+    def make(cls, folder: Path) -> World:
+        """Build it under `folder`."""
+        model = ModelRef(name=str(tiny.make_model(folder / "model")), max_tokens=96, dtype="float32")
+        rows = messy_rows()
+        pool = tiny.make_pool(folder / "pool", rows, shard_rows=len(rows))
+        world = cls(folder, model, rows, pool, tiny.make_pool(folder / "target", tiny.make_rows(4, seed=8)))
+        world.checkpoints = tuple(world.train("lora", folder / "warmup"))
+        return world
+
+    def component(self, kind: str, name: str) -> Any:
+        """The component with its cheap settings."""
+        given = {"{model}": self.model, "{checkpoints}": self.checkpoints, "{target}": self.target}
+        filled = {
+            key: given.get(value, value) if isinstance(value, str) else value
+            for key, value in CHEAP[kind, name].items()
+        }
+        return catalogue.build(kind, name, filled)
+
+    def training_rows(self) -> TrainingRows:
+        """Rows for a trainer."""
+        return render_rows(tiny.make_rows(6, seed=5), self.model)
+
+    def train(self, name: str, out: Path) -> Sequence[Checkpoint]:
+        """Train with the cheap settings of a trainer."""
+        trained: Sequence[Checkpoint] = self.component("trainers", name).train(
+            self.model, self.training_rows(), Seeds(), (), out, ON
+        )
+        return trained
+
+    def measure(self, name: str, pool: Pool, on: Machine = ON) -> list[Mapping[str, NDArray[Any]]]:
+        """Arrays of a pass, shard by shard."""
+        component = self.component("passes", name)
+        return [component.measure(shard, ShardSignals(shard, {}), on) for shard in pool.shards]
+
+    def signals(self, pool: Pool, folder: Path) -> dict[str, list[Path]]:
+        """Every signal of a pool, written as the store writes it."""
+        folders: dict[str, list[Path]] = {}
+        for name in catalogue.PASSES:
+            for number, arrays in enumerate(self.measure(name, pool)):
+                part = folder / name / str(number)
+                part.mkdir(parents=True)
+                store.save_arrays(part, arrays)
+                folders.setdefault(name, []).append(part)
+        return folders
+
+
+def rowwise(arrays: Mapping[str, NDArray[Any]], rows: int) -> dict[str, list[Any]]:
+    """Arrays as one entry per row; arrays that are not by row (names of tasks) as they are."""
+    done: dict[str, list[Any]] = {}
+    for name, array in arrays.items():
+        offsets = _offsets(name, arrays)
+        if name.endswith("_offsets"):
+            continue
+        if offsets is not None:
+            done[name] = [array[offsets[i] : offsets[i + 1]] for i in range(rows)]
+        elif len(array) == rows and name != "tasks":
+            done[name] = list(array)
+    return done
+
+
+def _offsets(name: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
+    """Offsets of a ragged array: its own, or those of the array beside which it was scored."""
+    if f"{name}_offsets" in arrays:
+        return arrays[f"{name}_offsets"]
+    ragged = {stem: arrays[f"{stem}_offsets"] for stem in ("nll", "alone") if f"{stem}_offsets" in arrays}
+    if name in ("entropy", "turn") and "nll" in ragged:
+        return ragged["nll"]
+    return ragged.get("alone") if name == "alone_nll" else None
+
+
+def numbers_view(
+    folder: Path, order: Sequence[int] | None = None, *, twins: bool = False, shard_rows: int = 16
+) -> PoolView:
+    """A view of made-up numbers for selectors: distinct values, or every row beside its twin of equal values.
+
+    `order` shuffles rows and signals alike.
+    """
+    count = 48
+    made = synthetic.rows(count)
+    lengths, influence = synthetic.lengths(count), synthetic.influence(count)
+    lengths["response_tokens"] = np.random.default_rng(1).permutation(count).astype(np.int32) + 1
+    pooled = np.random.default_rng(5).normal(size=(count, 4)).astype(np.float32)
+    scores = np.random.default_rng(3).normal(size=count)
+    scores[7] = np.nan
+    whole = {"lengths": lengths, "influence": influence, "tokens": {"pooled": pooled}}
+    source = np.arange(count) // 2 if twins else np.arange(count)
+    source = source if order is None else source[np.asarray(order)]
+    signals = {name: {key: array[source] for key, array in arrays.items()} for name, arrays in whole.items()}
+    rows = made if twins else [made[place] for place in source]
+    target = synthetic.view(
+        folder / "target",
+        synthetic.rows(5, seed=1),
+        {"tokens": {"pooled": np.random.default_rng(6).normal(size=(5, 4)).astype(np.float32)}},
+    )
+    columns = {"made.score@tiny": synthetic.column(scores[source])}
+    return synthetic.view(folder, rows, signals, shard_rows, target=target, columns=columns)
