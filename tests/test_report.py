@@ -70,7 +70,7 @@ def test_dataset_text_stands_in_the_page_as_it_was(hostile: Path, page: Page) ->
 
 
 def test_only_line_breaks_and_bold_are_markup_in_charts(page: Page) -> None:
-    for text in strings(charts_of(page)):
+    for text in strings([[chart["data"], chart["layout"]] for chart in charts_of(page)]):
         assert not set(re.findall("<[^>]*>?", text)) - {"<br>", "<b>", "</b>"}, text
 
 
@@ -183,6 +183,17 @@ def test_the_map_draws_every_selected_row_and_says_what_it_leaves_out(
     assert len(subset["x"]) == sum(table["selected"].to_pylist())
     assert len(pool["x"]) + len(subset["x"]) == 100
     assert f"{table.num_rows - 100:,} more" in chart.note
+
+
+def test_groups_that_a_reader_may_mark_name_the_right_points(tmp_path: Path) -> None:
+    folder = fabricate(tmp_path / "run", rows=200)
+    rows = pq.read_table(folder / "map.parquet").to_pylist()
+    chart = distributions.map_chart(read_run_folder(folder))
+    assert chart is not None
+    for field, groups in chart.groups.items():
+        for selected, codes in zip((False, True), groups["codes"], strict=True):
+            names = [groups["names"][code].rsplit(" (", 1)[0] for code in codes]
+            assert names == [row[field] for row in rows if row["selected"] is selected]
 
 
 def test_composition_without_a_comparison_is_counted_from_the_ledger(tmp_path: Path) -> None:

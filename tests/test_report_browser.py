@@ -33,12 +33,16 @@ for (let point = 0; point < 14; point++) {
   Plotly.Fx.hover(chart, [{ curveNumber: point % 2, pointNumber: point >> 1 }]);
   shown.push(chart.querySelector(".hoverlayer").innerHTML);
 }
+const marks = document.getElementById("map-marks");
+marks.selectedIndex = 1;
+marks.dispatchEvent(new Event("change"));
 const kept = document.createElement("template");
 kept.innerHTML = shown.join("");
 const rest = document.createElement("div");
 rest.id = "hovered";
 rest.dataset.boxes = shown.filter((box) => box.includes("<text")).length;
 rest.dataset.tags = [...new Set([...kept.content.querySelectorAll("*")].map((element) => element.localName))].join(" ");
+rest.dataset.marked = chart.data[2].x.length;
 rest.dataset.asked = performance.getEntriesByType("resource").map((entry) => entry.name).join(" ");
 document.body.append(rest);
 """
@@ -88,4 +92,5 @@ def test_hover_boxes_are_inert_even_without_the_policy(tmp_path: Path, browser: 
     hovered = next(attributes for _, attributes in Page(dom).elements if attributes.get("id") == "hovered")
     assert int(hovered["data-boxes"] or 0) >= 10
     assert set(str(hovered["data-tags"]).split()) <= {"g", "path", "rect", "text", "tspan"}
+    assert int(hovered["data-marked"] or 0) > 0
     assert hovered["data-asked"] == ""

@@ -7,7 +7,7 @@ and the dark scheme. Categories stand at whole numbers with tick labels, because
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tamis.report.inert import plotly_text
@@ -27,6 +27,7 @@ class Chart:
     alt: str
     title: str = ""
     note: str = ""
+    groups: Mapping[str, Any] = field(default_factory=dict)  # groups of points that the reader may mark
 
     @property
     def height(self) -> int:

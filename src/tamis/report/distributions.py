@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 BINS = 30
 MAX_COLUMNS = 36
 MAX_GROUPS = 24
+MAX_MARKS = 40
 # Points of the map are drawn as SVG: WebGL would need `unsafe-eval` in the page's policy and a driver on the reader's
 # machine. Browsers stay quick up to about this many; beyond it, an even sample of the unselected rows is drawn.
 MAX_POINTS = 8000
@@ -112,9 +114,12 @@ def map_chart(run: RunFolder) -> Chart | None:
     if table is None:
         return None
     shown = table.take(_places(table))
+    parts = [shown.filter([flag is chosen for flag in shown["selected"].to_pylist()]) for chosen in (False, True)]
     traces = []
-    for label, chosen, colour, size in (("pool", False, "@pool", 4), ("subset", True, "@subset", 6)):
-        part = shown.filter([flag is chosen for flag in shown["selected"].to_pylist()])
+    for part, label, chosen, colour, size in (
+        (parts[0], "pool", False, "@pool", 4),
+        (parts[1], "subset", True, "@subset", 6),
+    ):
         traces.append(
             {
                 "type": "scatter",
@@ -142,7 +147,28 @@ def map_chart(run: RunFolder) -> Chart | None:
     flags = shown["selected"].to_pylist()
     note = f"{count(len(flags))} rows are drawn, {count(flags.count(True))} of them selected."
     note += f" {count(left_out)} more, evenly spread over the others, are left out." if left_out else ""
-    return Chart("map", traces, layout, "The pool in two dimensions with the subset marked.", note=note)
+    return Chart(
+        "map", traces, layout, "The pool in two dimensions with the subset marked.", note=note, groups=_groups(parts)
+    )
+
+
+def _groups(parts: Sequence[pa.Table]) -> dict[str, Any]:
+    """For each field of the map: its largest groups by name, and for every point of every trace the group's number."""
+    found = {}
+    for name in ("source", "skill", "fault"):
+        if any(name not in part.column_names for part in parts):
+            continue
+        values = [part[name].to_pylist() for part in parts]
+        sizes = Counter(value for column in values for value in column if value)
+        if len(sizes) < 2:
+            continue
+        names = sorted(value for value, _ in sizes.most_common(MAX_MARKS))
+        codes = {value: code for code, value in enumerate(names)}
+        found[name] = {
+            "names": [f"{clean(value, 60)} ({count(sizes[value])})" for value in names],
+            "codes": [[codes.get(value, -1) for value in column] for column in values],
+        }
+    return found
 
 
 def _places(table: pa.Table) -> list[int]:
@@ -179,8 +205,6 @@ def composition_charts(run: RunFolder) -> list[Chart]:
 
 def _by_source(run: RunFolder) -> dict[str, Any]:
     """Composition by source from the ledger, for a run that compared nothing."""
-    from collections import Counter
-
     ledger = run.table("ledger", "source", "verdict")
     if ledger is None:
         return {}

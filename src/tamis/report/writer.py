@@ -61,7 +61,9 @@ def render(run: RunFolder) -> str:
             library=library,
             script=script,
             policy=_policy(library, script),
-            data=embedded_json([{"name": one.name, "data": one.data, "layout": one.layout} for one in drawn]),
+            data=embedded_json(
+                [{"name": one.name, "data": one.data, "layout": one.layout, "groups": one.groups} for one in drawn]
+            ),
             style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         )
     )

@@ -48,6 +48,7 @@
     showlegend: false,
     dragmode: false,
     hovermode: "closest",
+    uirevision: "kept", // a redraw keeps the zoom
     hoverlabel: {
       bgcolor: variable("--card"),
       bordercolor: variable("--grid"),
@@ -60,6 +61,18 @@
     yaxis: axis(),
   });
 
+  // The points of the group that the reader marks, as rings above the others.
+  let marked = null;
+  const marks = (chart) => {
+    if (chart.name !== "map" || !marked) return [];
+    const { codes } = chart.groups[marked.field];
+    const pick = (name) => chart.data.flatMap((trace, part) => trace[name].filter((_, n) => codes[part][n] === marked.code));
+    const ring = { symbol: "circle-open", size: 9, color: "@bad", line: { width: 1.4, color: "@bad" } };
+    return [
+      { type: "scatter", mode: "markers", name: "marked", x: pick("x"), y: pick("y"), marker: ring, hoverinfo: "skip" },
+    ];
+  };
+
   const draw = (chart) => {
     const place = document.getElementById("chart-" + chart.name);
     const layout = merged(frame(), painted(chart.layout, ""));
@@ -67,10 +80,31 @@
     // Labels behind bars need a larger share of a narrow chart.
     const labelled = chart.data.some((trace) => trace.textposition === "outside");
     if (labelled && place.clientWidth < 600) layout.xaxis.range = [0, layout.xaxis.range[1] * 1.25];
-    return Plotly.react(place, painted(chart.data, ""), layout, chart.name === "map" ? moving : still);
+    return Plotly.react(place, painted([...chart.data, ...marks(chart)], ""), layout, chart.name === "map" ? moving : still);
+  };
+
+  const offerMarks = (chart) => {
+    const select = document.getElementById("map-marks");
+    for (const [field, { names }] of Object.entries(chart.groups)) {
+      const group = document.createElement("optgroup");
+      group.label = field;
+      names.forEach((name, code) => {
+        const option = document.createElement("option");
+        option.textContent = name;
+        option.value = JSON.stringify({ field, code });
+        group.append(option);
+      });
+      select.append(group);
+    }
+    select.parentElement.hidden = select.length < 2;
+    select.addEventListener("change", () => {
+      marked = select.value ? JSON.parse(select.value) : null;
+      draw(chart);
+    });
   };
 
   const drawAll = () => charts.forEach(draw);
   drawAll();
+  charts.filter((chart) => chart.name === "map").forEach(offerMarks);
   dark.addEventListener("change", drawAll);
 })();
