@@ -15,7 +15,7 @@ import pytest
 
 from run_folders import HOSTILE, Page, fabricate
 from tamis.errors import DataError
-from tamis.report import distributions, summary, wording, write_report
+from tamis.report import distributions, points, summary, wording, write_report
 from tamis.report.charts import items_only_mark
 from tamis.report.folder import read_run_folder
 from tamis.report.inert import clean, clean_tree, embedded_json, plotly_lines, plotly_text
@@ -174,10 +174,10 @@ def test_lost_rows_add_up_to_the_rows_not_selected(tmp_path: Path, monkeypatch: 
 def test_the_map_draws_every_selected_row_and_says_what_it_leaves_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributions, "MAX_POINTS", 100)
+    monkeypatch.setattr(points, "MAX_POINTS", 100)
     folder = fabricate(tmp_path / "run", rows=600)
     table = pq.read_table(folder / "map.parquet")
-    chart = distributions.map_chart(read_run_folder(folder))
+    chart = points.map_chart(read_run_folder(folder))
     assert chart is not None
     pool, subset = chart.data
     assert len(subset["x"]) == sum(table["selected"].to_pylist())
@@ -188,7 +188,7 @@ def test_the_map_draws_every_selected_row_and_says_what_it_leaves_out(
 def test_groups_that_a_reader_may_mark_name_the_right_points(tmp_path: Path) -> None:
     folder = fabricate(tmp_path / "run", rows=200)
     rows = pq.read_table(folder / "map.parquet").to_pylist()
-    chart = distributions.map_chart(read_run_folder(folder))
+    chart = points.map_chart(read_run_folder(folder))
     assert chart is not None
     for field, groups in chart.groups.items():
         for selected, codes in zip((False, True), groups["codes"], strict=True):

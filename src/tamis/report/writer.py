@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tamis.errors import TamisError
-from tamis.report import charts, distributions, summary, wording
+from tamis.report import charts, distributions, points, summary, wording
 from tamis.report.folder import RunFolder, read_run_folder
 from tamis.report.inert import clean, embedded_json
 
@@ -75,7 +75,7 @@ def _figures(run: RunFolder) -> dict[str, list[charts.Chart]]:
         "funnel": charts.funnel_chart(run.manifest.get("funnel") or ()),
         "arms": charts.arms_chart(comparison),
         "differences": charts.differences_chart(comparison),
-        "map": distributions.map_chart(run),
+        "map": points.map_chart(run),
         "stages": charts.stages_chart(run.manifest.get("stages") or ()),
     }
     figures = {name: [chart] for name, chart in single.items() if chart is not None}
