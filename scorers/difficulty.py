@@ -35,13 +35,16 @@ class Ifd:
         return frozenset({Need(kind="signal", name="tokens", settings=(("loss", "response"),))})
 
     def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
-        """Columns `loss`, `ppl` and `score`, ratios; NaN with "too short" where no token is scored in both views."""
+        """Columns `loss`, `ppl` and `score`, ratios. NaN where no token is scored in both views, and for plain text."""
         import numpy as np
 
         signal = have["tokens"]
         count = np.asarray(signal["alone_count"])
         reasons = np.asarray(signal["reason"]).copy()
-        reasons[(count == 0) & (reasons == Reason.NONE)] = Reason.TOO_SHORT
+        unpaired = (count == 0) & (reasons == Reason.NONE)
+        if unpaired.any():
+            kinds = np.array(have.shard.table(["kind"]).column("kind").to_pylist(), dtype=np.str_)
+            reasons[unpaired] = np.where(kinds[unpaired] == "text", Reason.WRONG_KIND, Reason.TOO_SHORT)
         given, alone = (signal[name] / np.maximum(count, 1) for name in ("ifd_response_sum", "alone_nll_sum"))
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             ratios = {"loss": given / alone, "ppl": np.exp(given - alone)}

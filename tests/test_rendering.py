@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from tamis.errors import DataError, ModelError
 from tamis.models import ModelRef, open_tokenizer
 from tamis.rendering import Rendered, generation_prompt, render, render_all, render_rows
@@ -23,7 +23,7 @@ Make = Callable[..., ModelRef]
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """A reference to a folder with only a tokenizer of the template asked for."""
+    """Refer to a folder with only a tokenizer of the template asked for."""
     made: dict[Any, Path] = {}
 
     def one(template: str, *, byte_fallback: bool = False, **settings: Any) -> ModelRef:
@@ -37,7 +37,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 
 def with_processor(ref: ModelRef, folder: Path, processor: Any, template: str | None = None) -> ModelRef:
-    """The same tokenizer with a post-processor of its own, saved anew."""
+    """Save the same tokenizer anew, with a post-processor of its own."""
     from transformers import PreTrainedTokenizerFast
 
     old: Any = open_tokenizer(ref.name)

@@ -76,7 +76,7 @@ class Tokens:
         sequences = _sequences(rendered, self.loss, pooled=self.pooled)
         set_threads(on.threads)
         model = cached_model(self.model, on.device)
-        run = _Run.over(sequences, forward_of(model), on, len(rendered) if self.pooled else 0)
+        run = _Run.over(sequences, forward_of(model), on, len(rendered) if self.pooled else None)
         run.all()
         arrays = _rows(rendered, sequences, run, self.loss) if self.loss != "none" else _no_rows(rendered)
         if self.pooled:
@@ -105,7 +105,7 @@ def _sequences(rendered: Sequence[Rendered], loss: Loss, *, pooled: bool) -> lis
             scored = scored[:0]
         if len(one.ids) and (pooled or len(scored)):
             done.append(_Sequence(row, False, one.ids, scored, scored))
-        if loss != "none":
+        if loss != "none" and one.headers:  # text without turns has no prompt to be taken away
             done += [_alone(row, one, turn) for turn in np.unique(one.turn[one.turn >= 0])]
     return done
 
@@ -136,12 +136,12 @@ class _Run:
     pooled: NDArray[np.float32]
 
     @classmethod
-    def over(cls, sequences: Sequence[_Sequence], forward: Forward, on: Machine, pooled_rows: int) -> _Run:
+    def over(cls, sequences: Sequence[_Sequence], forward: Forward, on: Machine, pooled_rows: int | None) -> _Run:
         import numpy as np
 
         offsets = np.concatenate([[0], np.cumsum([len(one.places) for one in sequences])]).astype(np.int64)
         flat = np.full(offsets[-1], np.nan, np.float32)
-        pooled = np.zeros((pooled_rows, forward.width if pooled_rows else 0), np.float32)
+        pooled = np.zeros((pooled_rows or 0, forward.width if pooled_rows is not None else 0), np.float32)
         return cls(sequences, forward, on, offsets, flat, flat.copy(), pooled)
 
     def all(self) -> None:

@@ -60,9 +60,9 @@ def render_all(rows: Sequence[Row], ref: ModelRef, *, side: Side = "chosen") -> 
     """Render the rows as the model sees them, in order, with one call of the tokenizer.
 
     chat and rated: every assistant turn is scored. pair: prompt and the `side` asked for, whose assistant turns alone
-    are scored. text: no template, BOS in front if the tokenizer puts it there, all tokens scored. prompt: the prompt,
-    nothing scored. A token without a predecessor (the first of the sequence) is never scored. Rows that the template
-    refuses come back without tokens. Raises ModelError where the template has no exact spans (DESIGN §7).
+    are scored. text: no template, BOS in front if the tokenizer puts it there, all tokens scored, no header. prompt:
+    the prompt, nothing scored. A token without a predecessor (the first of the sequence) is never scored. Rows that
+    the template refuses come back without tokens. Raises ModelError where the template has no exact spans (DESIGN §7).
     """
     laid = [_lay(row, ref, side) for row in rows]
     encoded = _tokenise([item.text if isinstance(item, Laid) else "" for item in laid], ref)
@@ -152,7 +152,7 @@ def _lay(row: Row, ref: ModelRef, side: Side) -> Laid | Reason:
 def _lay_text(row: Row, bos: str) -> Laid:
     text = encodable("\n".join(str(message.get("content") or "") for message in row.messages))
     start = "" if text.startswith(bos) else bos
-    return Laid(start + text, (Turn((0, len(bos)), ((len(bos), len(start + text)),)),))
+    return Laid(start + text, (Turn((0, 0), ((0, len(start + text)),)),))
 
 
 def _tokenise(texts: Sequence[str], ref: ModelRef) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
@@ -199,7 +199,8 @@ def _assemble(row: Row, laid: Laid, ids: NDArray[np.int32], starts: NDArray[np.i
     for number, one in enumerate(laid.turns):
         for low, high in one.spans:
             turn[(starts >= low) & (starts < high)] = number
-        headers.append(_header_ids(one, ids, starts, tokenizer.bos_token_id))
+        if row.kind != "text":
+            headers.append(_header_ids(one, ids, starts, tokenizer.bos_token_id))
     kept = slice(None, ref.max_tokens) if ref.truncation == "right" else slice(-ref.max_tokens, None)
     cut_turn = turn[kept].copy()
     cut_turn[:1] = -1  # no predecessor: never predicted
