@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tamis.errors import DataError
+from tamis.errors import DataError, RecipeError
 from tamis.values import Need
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ class RdsPlus:
     Scores are cosines in [-1, 1]. `turns`: `query` lets every target row take turns to pick its nearest row not taken
     yet (the paper's single-task rule); `task` first takes the maximum over the queries of a group of the target (`by`:
     source, kind, file or meta.NAME) and lets the groups take turns (its multi-task rule).
+
+    `search`: `exact` compares every row with every query; `ivf` and `hnsw` ask an approximate FAISS index, for pools of
+    millions of rows and many queries (turns `query` only); a token budget is then topped up by nearness to any query.
     """
 
     revision: ClassVar[int] = 1
@@ -31,6 +34,11 @@ class RdsPlus:
 
     turns: Literal["query", "task"] = "query"
     by: str = "source"
+    search: Literal["exact", "ivf", "hnsw"] = "exact"
+
+    def __post_init__(self) -> None:
+        if self.search != "exact" and self.turns != "query":
+            raise RecipeError(f"rds-plus: search {self.search!r} serves turns 'query', not {self.turns!r}")
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -52,11 +60,33 @@ class RdsPlus:
         from tamis.index import similarities
 
         queries, groups = self._queries(view)
-        scores = similarities(view.signal("tokens", "pooled"), queries, groups)
+        pooled = view.signal("tokens", "pooled")
+        if self.search != "exact":
+            return self._from_index(view, budget, pooled, queries)
+        scores = similarities(pooled, queries, groups)
         order, picked_on = round_robin(scores, view.usable, rows_wanted(view, budget))
         gains = np.full(len(scores), np.nan, np.float32)
         gains[order] = picked_on
-        nearest = scores.max(axis=1)
+        return pick(view, order, budget, scores.max(axis=1), gains=gains, unit="cosine")
+
+    def _from_index(self, view: PoolView, budget: Budget, pooled: NDArray[Any], queries: NDArray[np.float32]) -> Subset:
+        import numpy as np
+
+        from tamis.budgets import order_of, pick, rows_wanted
+        from tamis.index import nearest_in_turn, similarities
+
+        assert self.search != "exact"
+        nearest = similarities(pooled, queries, np.zeros(len(queries), np.int64))[:, 0]
+        rows = rows_wanted(view, budget)
+        if rows is None:  # as many as the tokens can buy of the smallest row
+            rows = int((budget.tokens or 0) // max(1, view.cost[view.usable].min(initial=2**31)))
+        order, picked_on = nearest_in_turn(pooled, queries, view.usable, rows, self.search)
+        gains = nearest.copy()
+        gains[order] = picked_on
+        left = view.usable.copy()
+        left[order] = False
+        if budget.tokens is not None:
+            order = np.concatenate([order, order_of(nearest, left, high=True)])
         return pick(view, order, budget, nearest, gains=gains, unit="cosine")
 
     def _queries(self, view: PoolView) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

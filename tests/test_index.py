@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tamis import index
+from tamis.budgets import round_robin
 from tamis.errors import DataError, StoreError
 
 KINDS: tuple[index.Kind, ...] = ("flat", "ivf", "hnsw")
@@ -77,6 +78,19 @@ def test_equal_scores_go_to_the_lower_place_and_k_may_exceed_the_index() -> None
 
 def test_auto_is_flat_for_small_pools() -> None:
     assert index.build(vectors(100)).kind == "flat"
+
+
+@pytest.mark.parametrize("rows", [1, 40, 300, 2000])
+def test_turns_over_lists_of_neighbours_equal_turns_over_all_cosines(rows: int) -> None:
+    pool, queries = vectors(900), vectors(12, seed=2)
+    pool[600:700] = pool[:100]  # twins tie
+    pool[7] = np.nan
+    usable = np.random.default_rng(0).random(900) < 0.9
+    table = index.similarities(pool, queries, np.arange(12))
+    order, gains = round_robin(table, usable, rows)
+    found, cosines = index.nearest_in_turn(pool, queries, usable, rows, "flat")
+    assert np.abs(gains - cosines).max() < 2e-6
+    assert found.tolist() == order.tolist()
 
 
 def test_bad_input_is_named(tmp_path: Path) -> None:

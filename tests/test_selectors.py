@@ -252,6 +252,19 @@ def test_rds_plus_ignores_rows_without_a_vector(tmp_path: Path) -> None:
     assert subset.positions.tolist() == [3, 2, 0]  # places 1 and, of the target, 0 have no vector
 
 
+@pytest.mark.parametrize("search", ["ivf", "hnsw"])
+@pytest.mark.parametrize("budget", [15, "250 tokens"])
+def test_rds_plus_from_an_index_picks_nearly_the_same(view: PoolView, search: str, budget: str | int) -> None:
+    exact, near = select("rds-plus", view, budget), select("rds-plus", view, budget, search=search)
+    assert len(set(near.positions.tolist())) == len(near.positions) and view.usable[near.positions].all()
+    assert np.isfinite(near.gains).all() and abs(len(near.positions) - len(exact.positions)) <= 3
+    assert len(set(exact.positions.tolist()) & set(near.positions.tolist())) >= 0.8 * len(exact.positions)
+    if isinstance(budget, str):
+        assert view.cost[near.positions].sum() <= 250
+    with pytest.raises(RecipeError, match="serves turns 'query'"):
+        select("rds-plus", view, budget, search=search, turns="task")
+
+
 def test_rds_plus_without_a_target_says_what_to_change(view: PoolView) -> None:
     bare = PoolView(view.pool, view.signal_folders)
     with pytest.raises(DataError, match="no target"):

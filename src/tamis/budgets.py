@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tamis.errors import RecipeError
@@ -62,31 +63,45 @@ def order_of(values: NDArray[Any], usable: NDArray[np.bool_], *, high: bool) -> 
 def round_robin(
     scores: NDArray[np.float32], usable: NDArray[np.bool_], rows: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Tasks take turns; each picks its best row that is not taken yet, until `rows` are picked or none is left.
+    """Let tasks take turns; each picks its best row not taken yet, until `rows` are picked or none is left.
 
     `scores` (n, K) by row and task, high is good. Returns places in the order picked and the score each was picked on.
     A row without a finite score for a task is invisible to that task; ties go to the lower place.
     """
+    limit = len(scores) if rows is None else min(rows, len(scores))
+    queues = [_best_first(scores[:, task], usable, limit) for task in range(scores.shape[1])]
+    return take_turns(queues, limit)
+
+
+def _best_first(values: NDArray[np.float32], usable: NDArray[np.bool_], limit: int) -> Iterator[tuple[int, float]]:
+    """Yield (place, value), best first, as far as `limit`: beyond it a task need never look for a row not taken."""
     import numpy as np
 
-    tasks = scores.shape[1]
-    queues = [iter(order_of(scores[:, task], usable, high=True).tolist()) for task in range(tasks)]
-    limit = len(scores) if rows is None else rows
-    taken = np.zeros(len(scores), np.bool_)
-    order: list[int] = []
-    turns: list[int] = []
-    waiting = list(range(tasks))
-    while waiting and len(order) < limit:
-        for task in list(waiting):
-            place = next((place for place in queues[task] if not taken[place]), None)
-            if place is None:
-                waiting.remove(task)
-            elif len(order) < limit:
-                taken[place] = True
-                order.append(place)
-                turns.append(task)
-    places = np.asarray(order, dtype=np.int64)
-    return places, scores[places, np.asarray(turns, dtype=np.int64)].astype(np.float32)
+    places = order_of(values, usable, high=True)[:limit]
+    places = places.astype(np.int32 if len(values) < 2**31 else np.int64)  # one order a task is held at once
+    for start in range(0, len(places), 4096):
+        part = places[start : start + 4096]
+        yield from zip(part.tolist(), values[part].tolist(), strict=True)
+
+
+def take_turns(
+    queues: Sequence[Iterator[tuple[int, float]]], rows: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Let queues of (place, score), best first, take turns; see `round_robin`."""
+    import numpy as np
+
+    picked: dict[int, float] = {}
+    waiting = list(queues)
+    while waiting and len(picked) < rows:
+        for queue in list(waiting):
+            if len(picked) == rows:
+                break
+            best = next((pair for pair in queue if pair[0] not in picked), None)
+            if best is None:
+                waiting.remove(queue)
+            else:
+                picked[best[0]] = best[1]
+    return np.fromiter(picked, np.int64, len(picked)), np.fromiter(picked.values(), np.float32, len(picked))
 
 
 def rows_wanted(view: PoolView, budget: Budget) -> int | None:

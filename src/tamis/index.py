@@ -7,6 +7,7 @@ the order of places.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -163,3 +164,52 @@ def similarities(vectors: NDArray[Any], queries: NDArray[np.float32], groups: ND
         for group in range(answer.shape[1]):
             answer[start : start + _BLOCK, group] = products[:, groups == group].max(axis=1)
     return answer
+
+
+class CutShort(Exception):
+    """A list of neighbours ended before the turns did."""
+
+
+def nearest_in_turn(
+    vectors: NDArray[Any], queries: NDArray[np.float32], usable: NDArray[np.bool_], rows: int, kind: Kind
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Let queries take turns to pick their nearest usable row not taken yet, without an (n, q) array.
+
+    As `round_robin` over `similarities`, but from lists of neighbours that an index gives and that grow where they end
+    too soon. With `flat` the answer is that of `round_robin`; with `ivf` and `hnsw` a near neighbour may be missed.
+    """
+    import numpy as np
+
+    from tamis.budgets import take_turns
+
+    scaled = unit(vectors)
+    places = np.flatnonzero(usable & np.isfinite(scaled[:, 0]))
+    wanted = unit(queries)
+    index = build(scaled[places], kind)
+    rows = min(rows, len(places))
+    depth = max(64, -(-8 * rows // len(queries)))
+    while True:
+        queues = [_neighbours(index, scaled, places, query, depth) for query in wanted]
+        try:
+            return take_turns(queues, rows)
+        except CutShort:
+            depth *= 4
+
+
+def _neighbours(
+    index: Index, scaled: NDArray[np.float32], places: NDArray[np.int64], query: NDArray[np.float32], depth: int
+) -> Iterator[tuple[int, float]]:
+    """Yield (place, cosine) of a query, best first; those at the end of a list that might tie with others are kept."""
+    import numpy as np
+
+    found = index.nearest(query[None], depth)[1][0]
+    near = places[found[found >= 0]]
+    cosines = np.round(scaled[near] @ query, 6)
+    complete = depth >= len(index)
+    if not complete:
+        safe = cosines > cosines.min(initial=np.inf) + 2e-6
+        near, cosines = near[safe], cosines[safe]
+    order = np.lexsort((near, -cosines))
+    yield from zip(near[order].tolist(), cosines[order].tolist(), strict=True)
+    if not complete:
+        raise CutShort
