@@ -16,7 +16,7 @@ View = Literal["prompt", "response", "whole"]
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity:
-    """Perplexity, exp of the mean negative log-likelihood per token, of prompt, response and the whole row.
+    """Perplexity, exp of the mean negative log-likelihood per token: prompt, response, whole row.
 
     `response`: tokens that are trained on, given everything before them. `prompt`: every other token that has a
     predecessor, the template's own included. `whole`: both. Used to filter by Marion et al. 2023 (arXiv:2309.04564)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """LoRA fine-tuning on response tokens; can keep every epoch's adapter with Adam's moments, as LESS needs.
+    """LoRA fine-tuning on response tokens; keeps every epoch's adapter and Adam's moments if asked.
 
     Adapter: `rank`, `alpha` (the update is scaled by alpha / rank), `dropout`, `targets` (names of linear layers, or
     `all-linear`). AdamW with `learning_rate` at the end of the `warmup` share of the steps, then the `schedule`.
