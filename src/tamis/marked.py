@@ -62,6 +62,9 @@ def read(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, st
 def _plain(node: Any, path: Where, marked: Marked, environment: Mapping[str, str]) -> Any:
     import yaml
 
+    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith("tag:yaml.org,2002:python"):
+        marked.fault(path, f"the YAML tag {node.tag!r} is not allowed in a recipe; write plain values")
+        return None
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -74,9 +77,6 @@ def _plain(node: Any, path: Where, marked: Marked, environment: Mapping[str, str
         return found
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*path, str(number)), marked, environment) for number, item in enumerate(node.value)]
-    if not node.tag.startswith("tag:yaml.org,2002:"):
-        marked.fault(path, f"the YAML tag {node.tag!r} is not allowed in a recipe; write plain values")
-        return None
     return _scalar(node, path, marked, environment)
 
 

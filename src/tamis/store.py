@@ -91,7 +91,7 @@ class Store:
             started = time.perf_counter()
             try:
                 facts = dict(make(partial) or {})
-                seconds = time.perf_counter() - started
+                seconds = round(time.perf_counter() - started, 3)
                 digest = _seal(partial, facts, about, seconds)
                 if path.exists():
                     shutil.rmtree(path)  # a folder without a manifest: never complete
@@ -130,7 +130,7 @@ def _seal(folder: Path, facts: Mapping[str, Any], about: Any, seconds: float) ->
         "facts": facts,
         "files": files,
         "about": digests.canonical(about) if about is not None else None,
-        "seconds": round(seconds, 3),
+        "seconds": seconds,
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
