@@ -35,7 +35,7 @@ def write(path: Path, records: list[dict[str, Any]]) -> Path:
 def pool(tmp_path: Path) -> Pool:
     """One row of every kind and shape."""
     user, answer = {"role": "user", "content": "Add 1."}, {"role": "assistant", "content": "2 ü\x85\u2028"}
-    records = [
+    records: list[dict[str, Any]] = [
         {"messages": [user, answer], "meta": {"skill": "x", "big": 1}, "id": "a"},
         {"messages": [user, {"role": "assistant", "content": None, "tool_calls": [CALL]}], "tools": [{"name": "add"}]},
         {"prompt": "Which?", "chosen": "This.", "rejected": "That."},

@@ -135,11 +135,11 @@ def plainly(tree: Any, row: dict[str, float]) -> Truth:
     """Kleene's logic, one row at a time."""
     if tree[0] == "cmp":
         value = row[tree[1]]
-        return None if math.isnan(value) else OPERATORS[tree[2]](value, tree[3])
+        return None if math.isnan(value) else bool(OPERATORS[tree[2]](value, tree[3]))
     parts = [plainly(part, row) for part in tree[1:]]
     if tree[0] == "not":
         return None if parts[0] is None else not parts[0]
-    decisive = tree[0] == "or"
+    decisive = bool(tree[0] == "or")
     if decisive in parts:
         return decisive
     return None if None in parts else not decisive

@@ -168,7 +168,7 @@ def _missing(array: NDArray[Any]) -> NDArray[np.bool_]:
     import numpy as np
 
     if array.dtype.kind == "f":
-        return np.isnan(array)
+        return np.asarray(np.isnan(array), np.bool_)
     if array.dtype.kind == "O":
         return np.array([value is None or value != value for value in array], np.bool_)
     return np.zeros(array.shape, np.bool_)

@@ -80,9 +80,9 @@ def _read(path: Path, packed: Container) -> Iterator[Record]:
         elif packed.form in ("json", "json-objects", "json-wrapped"):
             yield from values.split(stream, packed.form, _WRAPPER)
         elif packed.form == "text":
-            yield from (_line_of_text(line) for line in _lines(stream))
+            yield from (_line_of_text(line) for line in _lines(stream) if line.strip())
         elif packed.form == "jsonl":
-            yield from (_line_of_json(line) for line in _lines(stream))
+            yield from (_line_of_json(line) for line in _lines(stream) if line.strip())
         elif packed.form == "broken":
             stream.read(HEAD)  # raises what the file suffers from
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
@@ -10,7 +11,7 @@ from tamis.ingest.fields import KNOWN
 from tamis.ingest.records import EXCERPT, MAX_BYTES, Record, too_long
 
 BATCH = 256
-NAME = 64  # longest cell that passes for the name of a column
+_NAME = re.compile(r"[^\W\d][\w .:/()#%&?+-]{,63}")  # what passes for the name of a column
 
 
 def parquet(stream: IO[bytes]) -> Iterator[Record]:
@@ -106,14 +107,11 @@ def _cells(reader: Any) -> Iterator[list[str] | Record]:
 
 
 def header(cells: list[str]) -> list[str] | None:
-    """Read the names of a header row; None where the row is data: empty, repeated, long or numeric cells."""
+    """Read the names of a header row; None where the row is data: empty, repeated, long, numeric cells or prose."""
     names = [cell.strip() for cell in cells]
     if len(set(names)) != len(names):
         return None
-    for name in names:
-        if not name or len(name) > NAME or "\n" in name or name.replace(".", "", 1).isdigit():
-            return None
-    return names
+    return names if all(_NAME.fullmatch(name) for name in names) else None
 
 
 def _row(names: list[str], cells: list[str], delimiter: str) -> Record:
