@@ -198,6 +198,14 @@ def test_truncation_keeps_one_end_and_says_so(make: Make, side: Any) -> None:
         assert cut.reason == (Reason.NONE if (expected >= 0).any() else Reason.ALL_MASKED)
 
 
+def test_no_row_is_longer_than_the_model_has_positions(make: Make, tmp_path: Path) -> None:
+    for name, config in (("a", {"n_positions": 12}), ("b", {"text_config": {"max_position_embeddings": 12}})):
+        ref = with_processor(make("marks"), tmp_path / name, None, tiny.TEMPLATES["marks"])
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        one = render(tiny.make_rows(1)[0], ref)
+        assert len(one.ids) == 12 < one.full_tokens and ref.max_tokens == 2048
+
+
 def test_every_kind_of_row_has_its_rule(make: Make) -> None:
     ref = make("marks")
     prompt = tiny.chat("first?")

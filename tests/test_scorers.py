@@ -71,7 +71,7 @@ def test_entropy_of_turns_by_hand(tmp_path: Path) -> None:
         reason=np.array([0, Reason.ALL_MASKED], np.uint8),
     )
     for turns, value in (("tokens", 7 / 3), ("mean", 2.75), ("last", 4), ("max", 4), ("sum", 5.5)):
-        columns = Entropy(turns=turns).score(have)
+        columns = Entropy(turns=turns).score(have)  # type: ignore[arg-type]
         check(columns, 2)
         assert columns["response"].values[0] == pytest.approx(value)
         assert columns["response"].reasons[1] == Reason.ALL_MASKED

@@ -323,3 +323,26 @@ def test_lengths_count_what_the_trainer_sees(ref: ModelRef, tmp_path: Path) -> N
     assert got["turns"][0] == sum(message["role"] == "assistant" for message in first)
     assert (got["characters"][-2], got["response_characters"][-2], got["words"][-2], got["turns"][-2]) == (12, 5, 5, 1)
     assert got["turns"][-1] == 0 and got["reason"][-1] == Reason.NEEDS_ANSWER
+
+
+@pytest.mark.real
+def test_a_real_model_on_real_rows(real_data: Path, real_models: Path, tmp_path: Path) -> None:
+    import gzip
+    import itertools
+    import json
+
+    ref = ModelRef(name=str(real_models / "base-4m"), dtype="float32", max_tokens=256)
+    rows = []
+    for name in ("flan_cot_gsm8k", "lima_1k", "oasst1_zh_sft", "glaive_toolcall_en_demo", "alpaca_longest_1k"):
+        with gzip.open(real_data / "pool" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+            for line in itertools.islice(file, 4):
+                messages = [{key: m[key] for key in ("role", "content")} for m in json.loads(line)["messages"]]
+                rows.append(tiny.make_row(messages))
+    got = measure(Tokens(model=ref, loss="all"), rows, tmp_path)
+    model = open_model(ref, "cpu")
+    for place, row in enumerate(rows):
+        want = per_row(model, row, ref)
+        mine = slice(got["nll_offsets"][place], got["nll_offsets"][place + 1])
+        np.testing.assert_allclose(got["nll"][mine], want["nll"][1:], rtol=1e-4, atol=1e-4)
+        paired = np.isfinite(want["alone"])
+        np.testing.assert_allclose(got["alone_nll_sum"][place], want["alone"][paired].sum(), rtol=1e-4)

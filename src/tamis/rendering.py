@@ -8,6 +8,8 @@ that straddles a border is scored iff it starts inside. The set of scored tokens
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,6 +124,22 @@ def generation_prompt(messages: Sequence[Message], ref: ModelRef, *, tools: str 
     return [int(token) for token in ids]
 
 
+@functools.lru_cache(maxsize=64)
+def longest(ref: ModelRef) -> int:
+    """Tokens at which rows are cut: `max_tokens`, or the positions that the model has, if they are fewer."""
+    from tamis.models import folder_of
+
+    try:
+        config = json.loads((folder_of(ref.name) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a tokenizer alone has no positions; opening the model will tell of worse
+        return ref.max_tokens
+    config = config.get("text_config") or config
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or ref.max_tokens
+    if positions < ref.max_tokens:
+        log.warning("%s has %d positions: rows are cut there, not at %d", ref.name, positions, ref.max_tokens)
+    return min(ref.max_tokens, int(positions))
+
+
 def _where(row: Row) -> str:
     return f"{row.file}:{row.position} (key {row.key[:8]})" if row.file else f"key {row.key[:8]}"
 
@@ -201,7 +219,8 @@ def _assemble(row: Row, laid: Laid, ids: NDArray[np.int32], starts: NDArray[np.i
             turn[(starts >= low) & (starts < high)] = number
         if row.kind != "text":
             headers.append(_header_ids(one, ids, starts, tokenizer.bos_token_id))
-    kept = slice(None, ref.max_tokens) if ref.truncation == "right" else slice(-ref.max_tokens, None)
+    limit = longest(ref)
+    kept = slice(None, limit) if ref.truncation == "right" else slice(-limit, None)
     cut_turn = turn[kept].copy()
     cut_turn[:1] = -1  # no predecessor: never predicted
     reason = Reason.NONE
