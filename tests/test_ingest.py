@@ -142,6 +142,29 @@ def test_dataset_folders_are_read_without_their_library(tmp_path: Path) -> None:
     check_law(two)
 
 
+def test_a_dataset_of_the_hub_is_read_split_by_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    made = datasets.Dataset.from_list(ROWS)
+    asked: list[Any] = []
+
+    def load(path: str, split: str | None) -> Any:
+        asked.append((path, split))
+        return made if split else datasets.DatasetDict(train=made, test=made.select([1]))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    pool = ingest(["hf://org/set", "hf://org/set:train"], Store(tmp_path / "store"))
+    assert asked == [("org/set", None), ("org/set", "train")]
+    assert [about["name"] for about in pool.files] == ["hf://org/set:train", "hf://org/set:test", "hf://org/set:train"]
+    assert [about["kept"] for about in pool.files] == [7, 1, 7]
+    check_law(pool)
+
+
+def test_the_shipped_pool_adds_up(tmp_path: Path) -> None:
+    pool = ingest(["tamis:pool.jsonl.gz"], Store(tmp_path / "store"))
+    check_law(pool)
+    assert len(pool) > 5000 and pool.files[0]["quarantined"] > 0
+
+
 def test_remote_files_are_read_through_fsspec(tmp_path: Path) -> None:
     import fsspec  # type: ignore[import-untyped]
 

@@ -174,6 +174,7 @@ def test_nothing_of_a_record_is_lost() -> None:
         ({"messages": [ASK, SAY], "tools": 3}, "tools is a number"),
         ({"foo": 1, "bar": 2}, r"no known fields \(found: foo, bar\)"),
         ({}, r"no known fields \(found: none\)"),
+        ({"instruction": None, "output": "a"}, "instruction is null"),
         (5, "the record is a number"),
         ("x", "the record is text"),
         (None, "the record is null"),

@@ -67,6 +67,9 @@ def _unknown(fields: Fields, record: Mapping[str, Any], mapping: Mapping[str, st
     if mapping:
         missing = ", ".join(sorted(set(mapping.values()) - set(fields.used.values())))
         return f"mapped fields are not there: {missing} (found: {keys[:120]})"
+    empty = [name for name in (*TURNS, *PROMPTS, "text") if name in record]
+    if empty:
+        return f"{empty[0]} is null"
     return f"no known fields (found: {keys[:150]}); name them with --map"
 
 
