@@ -153,8 +153,9 @@ def _generate(model: Any, name: str, questions: list[_Question], longest: int, d
         repetition_penalty=1.0,
         eos_token_id=sorted(stops) or None,
         pad_token_id=filler,
+        use_cache=True,
     )
     with torch.inference_mode():
-        grown = model.generate(input_ids=ids, attention_mask=real, generation_config=settings, use_cache=True)
+        grown = model.generate(input_ids=ids, attention_mask=real, generation_config=settings)
     texts: list[str] = tokenizer.batch_decode(grown[:, width:], skip_special_tokens=True)
     return texts

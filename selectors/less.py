@@ -36,7 +36,7 @@ class Less:
         """At most `budget` of the usable rows, in the order picked; a gain is the score the row was picked on."""
         import numpy as np
 
-        from tamis.budgets import order_of, pick, round_robin, rows_wanted
+        from tamis.budgets import order_for, order_of, pick, round_robin
 
         scores = view.signal("influence", "scores").astype(np.float32)
         reasons = view.signal("influence", "reason")
@@ -44,7 +44,7 @@ class Less:
         if self.tasks != "round-robin":
             order = order_of(statistic, view.usable, high=True)
             return pick(view, order, budget, statistic, unit="influence", reasons=reasons)
-        order, turns = round_robin(scores, view.usable, rows_wanted(view, budget))
+        order, picked_on = order_for(view, budget, lambda rows: round_robin(scores, view.usable, rows))
         gains = np.full(len(scores), np.nan, np.float32)
-        gains[order] = turns
+        gains[order] = picked_on
         return pick(view, order, budget, statistic, gains=gains, unit="influence", reasons=reasons)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -26,7 +27,7 @@ class RdsPlus:
     source, kind, file or meta.NAME) and lets the groups take turns (its multi-task rule).
 
     `search`: `exact` compares every row with every query; `ivf` and `hnsw` ask an approximate FAISS index, for pools of
-    millions of rows and many queries (turns `query` only); a token budget is then topped up by nearness to any query.
+    millions of rows and many queries (turns `query` only).
     """
 
     revision: ClassVar[int] = 1
@@ -56,38 +57,38 @@ class RdsPlus:
         """At most `budget` of the usable rows, in the order picked; a gain is the cosine the row was picked on."""
         import numpy as np
 
-        from tamis.budgets import pick, round_robin, rows_wanted
+        from tamis.budgets import order_for, pick
         from tamis.index import similarities
 
         queries, groups = self._queries(view)
         pooled = view.signal("tokens", "pooled")
-        if self.search != "exact":
-            return self._from_index(view, budget, pooled, queries)
-        scores = similarities(pooled, queries, groups)
-        order, picked_on = round_robin(scores, view.usable, rows_wanted(view, budget))
-        gains = np.full(len(scores), np.nan, np.float32)
-        gains[order] = picked_on
-        return pick(view, order, budget, scores.max(axis=1), gains=gains, unit="cosine")
-
-    def _from_index(self, view: PoolView, budget: Budget, pooled: NDArray[Any], queries: NDArray[np.float32]) -> Subset:
-        import numpy as np
-
-        from tamis.budgets import order_of, pick, rows_wanted
-        from tamis.index import nearest_in_turn, similarities
-
-        assert self.search != "exact"
-        nearest = similarities(pooled, queries, np.zeros(len(queries), np.int64))[:, 0]
-        rows = rows_wanted(view, budget)
-        if rows is None:  # as many as the tokens can buy of the smallest row
-            rows = int((budget.tokens or 0) // max(1, view.cost[view.usable].min(initial=2**31)))
-        order, picked_on = nearest_in_turn(pooled, queries, view.usable, rows, self.search)
+        if self.search == "exact":
+            scores = similarities(pooled, queries, groups)
+            nearest = scores.max(axis=1)
+        else:
+            scores = None
+            nearest = similarities(pooled, queries, np.zeros(len(queries), np.int64))[:, 0]
+        turns = self._turns(pooled, queries, view.usable, scores)
+        order, picked_on = order_for(view, budget, turns)
         gains = nearest.copy()
         gains[order] = picked_on
-        left = view.usable.copy()
-        left[order] = False
-        if budget.tokens is not None:
-            order = np.concatenate([order, order_of(nearest, left, high=True)])
         return pick(view, order, budget, nearest, gains=gains, unit="cosine")
+
+    def _turns(
+        self,
+        pooled: NDArray[Any],
+        queries: NDArray[np.float32],
+        usable: NDArray[np.bool_],
+        scores: NDArray[np.float32] | None,
+    ) -> Callable[[int], tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        from tamis.budgets import round_robin
+        from tamis.index import nearest_in_turn
+
+        if self.search == "exact":
+            assert scores is not None
+            return lambda rows: round_robin(scores, usable, rows)
+        kind = self.search
+        return lambda rows: nearest_in_turn(pooled, queries, usable, rows, kind)
 
     def _queries(self, view: PoolView) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Vectors of the target rows that have one, and the number of the task each belongs to."""

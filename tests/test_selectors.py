@@ -219,6 +219,18 @@ def test_less_equals_its_plain_form(view: PoolView, tasks: str) -> None:
     assert (np.isnan(subset.values) == (subset.reasons > 0)).all()
 
 
+@pytest.mark.parametrize("tokens", [6, 40, 77, 500, 100_000])
+def test_a_token_budget_of_turns_is_that_of_the_full_order(tmp_path: Path, tokens: int) -> None:
+    lengths = synthetic.lengths(400, refused=0)
+    lengths["tokens"][350:] = 5  # the smallest rows come last, far behind the first guess
+    influence = synthetic.influence(400)
+    influence["scores"][350:] -= 100
+    view = synthetic.view(tmp_path, synthetic.rows(400), {"lengths": lengths, "influence": influence}, 400)
+    order, _ = round_robin(influence["scores"], view.usable)
+    expected = fill(order, Budget(tokens=tokens), view.cost)
+    assert select("less", view, f"{tokens} tokens").positions.tolist() == expected.tolist()
+
+
 def test_less_round_robin_gives_every_task_its_best_row() -> None:
     scores = np.array([[9, 0], [8, 0], [7, 0], [0, 1]], np.float32)
     assert round_robin(scores, np.ones(4, bool), 2)[0].tolist() == [0, 3]  # by maximum it would be 0 and 1

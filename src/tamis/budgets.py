@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tamis.errors import RecipeError
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tamis.views import PoolView
+
+    Turns = Callable[[int], tuple[NDArray[np.int64], NDArray[np.float32]]]
 
 
 class BudgetTooSmall(RecipeError):
@@ -77,6 +79,10 @@ def _best_first(values: NDArray[np.float32], usable: NDArray[np.bool_], limit: i
     """Yield (place, value), best first, as far as `limit`: beyond it a task need never look for a row not taken."""
     import numpy as np
 
+    known = np.flatnonzero(usable & np.isfinite(values))
+    if len(known) > 4 * limit > 0:  # sort only what can be among the best
+        least = np.partition(values[known], len(known) - limit)[len(known) - limit]
+        usable = usable & (values >= least)
     places = order_of(values, usable, high=True)[:limit]
     places = places.astype(np.int32 if len(values) < 2**31 else np.int64)  # one order a task is held at once
     for start in range(0, len(places), 4096):
@@ -104,9 +110,34 @@ def take_turns(
     return np.fromiter(picked, np.int64, len(picked)), np.fromiter(picked.values(), np.float32, len(picked))
 
 
-def rows_wanted(view: PoolView, budget: Budget) -> int | None:
-    """Rows that a budget of rows or a share comes to in this view; None for a token budget."""
-    return budget.limits(int(view.usable.sum()))[0]
+def order_for(view: PoolView, budget: Budget, turns: Turns) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """As much of an order as `budget` needs. `turns(rows)` gives its first rows and what each was picked on.
+
+    For a token budget the order grows until no row behind it could still fit, so the subset is that of the full order.
+    """
+    rows, tokens = budget.limits(int(view.usable.sum()))
+    if rows is not None:
+        return turns(rows)
+    assert tokens is not None
+    rows = 64 + int(2 * tokens / max(1.0, float(view.cost[view.usable].mean() if view.usable.any() else 1)))
+    while True:
+        order, picked_on = turns(rows)
+        if len(order) < rows or _closed(view, order, budget):
+            return order, picked_on
+        rows *= 4
+
+
+def _closed(view: PoolView, order: NDArray[np.int64], budget: Budget) -> bool:
+    """Whether no usable row outside `order` fits into what a token budget leaves."""
+    behind = view.usable.copy()
+    behind[order] = False
+    if not behind.any():
+        return True
+    try:
+        spent = int(view.cost[fill(order, budget, view.cost)].sum())
+    except BudgetTooSmall:
+        return False
+    return (budget.tokens or 0) - spent < int(view.cost[behind].min())
 
 
 def pick(
