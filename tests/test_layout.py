@@ -153,6 +153,47 @@ def test_what_runs_on_a_gpu_machine_needs_only_what_is_there() -> None:
         assert not wrong, f"{named(file)} imports {wrong}"
 
 
+BARE = """
+import importlib.machinery, os, sys
+absent = {absent!r}
+find = importlib.machinery.PathFinder.find_spec
+
+def only_what_is_there(name, path=None, target=None):
+    return None if name.partition(".")[0] in absent else find(name, path, target)
+
+importlib.machinery.PathFinder.find_spec = staticmethod(only_what_is_there)
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import tiny
+from tamis.evaluators.held_out import HeldOutLoss
+from tamis.models import ModelRef
+from tamis.rendering import render_rows
+from tamis.scorers.passes.influence import Influence
+from tamis.scorers.passes.tokens import Tokens
+from tamis.trainers.lora import Lora
+from tamis.values import Machine, Seeds
+from tamis.views import ShardSignals
+
+folder, on = Path({folder!r}), Machine()
+model = ModelRef(name=str(tiny.make_model(folder / "model")), max_tokens=64, dtype="float32")
+pool = tiny.make_pool(folder / "pool", tiny.make_rows(5))
+lora = Lora(rank=2, alpha=4, epochs=1, batch_rows=4, keep="every-epoch")
+left = lora.train(model, render_rows(tiny.make_rows(5), model), Seeds(), (), folder / "out", on)
+have = ShardSignals(pool.shards[0], {{}})
+assert (Tokens(model=model, pooled=True).measure(pool.shards[0], have, on)["reason"] == 0).all()
+assert (Influence(checkpoints=tuple(left), target=pool).measure(pool.shards[0], have, on)["reason"] == 0).all()
+assert len(HeldOutLoss().evaluate(left[-1].model(), pool, on).keys) == 5
+assert not absent & {{name.partition(".")[0] for name in sys.modules}}
+"""
+ABSENT = "datasets faiss polars prefect ray pydantic sklearn plotly typer rich pandas scipy trl sqlalchemy fastapi"
+
+
+def test_passes_and_trainers_run_where_only_torch_and_its_companions_are_installed(tmp_path: Path) -> None:
+    code = BARE.format(absent=set(ABSENT.split()), tests=str(ROOT / "tests"), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_no_module_is_named_like_one_of_the_standard_library() -> None:
     for file in [*files_of(CORE), *component_files()]:
         if file.name in ("__init__.py", "__main__.py"):
