@@ -94,7 +94,7 @@ class ExactMatch:
         )
 
     def find(self, text: str) -> str | None:
-        """What counts of a text, in a canonical form; None where there is nothing."""
+        """Return what counts of a text, in a canonical form; None where there is nothing."""
         if self.extract == "whole":
             return " ".join(text.split()) or None
         if self.extract == "after-marker":
@@ -125,7 +125,7 @@ class ExactMatch:
 
 
 def _number(text: str) -> str | None:
-    """A number in canonical form: no separators, no sign of zero, no trailing zeros; None if the text is none."""
+    """Write a number in canonical form: no separators, sign of zero or trailing zeros; None if the text is none."""
     text = text.strip().rstrip(".").replace("$", "")
     if not _NUMBER.fullmatch(text):
         return None

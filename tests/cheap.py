@@ -91,7 +91,7 @@ class World:
         return world
 
     def component(self, kind: str, name: str) -> Any:
-        """The component with its cheap settings."""
+        """Build the component with its cheap settings."""
         given = {"{model}": self.model, "{checkpoints}": self.checkpoints, "{target}": self.target}
         filled = {
             key: given.get(value, value) if isinstance(value, str) else value
@@ -154,7 +154,7 @@ def _offsets(name: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]
 def numbers_view(
     folder: Path, order: Sequence[int] | None = None, *, twins: bool = False, shard_rows: int = 16
 ) -> PoolView:
-    """A view of made-up numbers for selectors: distinct values, or every row beside its twin of equal values.
+    """Make a view of numbers for selectors: distinct values, or every row beside its twin of equal values.
 
     `order` shuffles rows and signals alike.
     """

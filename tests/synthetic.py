@@ -39,7 +39,7 @@ def rows(count: int, sources: int = 3, seed: int = 0) -> list[Row]:
 
 
 def write(folder: Path, made: Sequence[Row], shard_rows: int = 16) -> Pool:
-    """A pool on disk of `made`, in shards."""
+    """Write a pool to disk of `made`, in shards."""
     shards = []
     for number, start in enumerate(range(0, len(made), shard_rows)):
         part = list(made[start : start + shard_rows])
@@ -51,7 +51,7 @@ def write(folder: Path, made: Sequence[Row], shard_rows: int = 16) -> Pool:
 
 
 def lengths(count: int, seed: int = 0, refused: float = 0.1) -> dict[str, NDArray[Any]]:
-    """The signal `lengths`; a share of the rows has a reason not to be trained on."""
+    """Make the signal `lengths`; a share of the rows has a reason not to be trained on."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(5, 40, count)
     response = (tokens * rng.uniform(0.2, 0.9, count)).astype(np.int64).clip(1)
@@ -60,7 +60,7 @@ def lengths(count: int, seed: int = 0, refused: float = 0.1) -> dict[str, NDArra
 
 
 def influence(count: int, tasks: int = 3, seed: int = 0, levels: int | None = None) -> dict[str, NDArray[Any]]:
-    """The signal `influence`; with `levels` the scores take few values, so that they tie; some rows have none."""
+    """Make the signal `influence`; with `levels` scores take few values, so that they tie; some rows have none."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(count, tasks)).astype(np.float32)
     if levels is not None:
@@ -71,7 +71,7 @@ def influence(count: int, tasks: int = 3, seed: int = 0, levels: int | None = No
 
 
 def view(folder: Path, made: Sequence[Row], signals: Signals, shard_rows: int = 16, **more: Any) -> PoolView:
-    """A view of `made` with its signals cut into shards and written as the store does."""
+    """Make a view of `made` with its signals cut into shards and written as the store does."""
     written = write(folder / "pool", made, shard_rows)
     folders: dict[str, list[Path]] = {name: [] for name in signals}
     for name, arrays in signals.items():
@@ -98,12 +98,12 @@ def cut(arrays: Mapping[str, NDArray[Any]], start: int, stop: int) -> dict[str, 
 
 
 def column(values: NDArray[Any], unit: str = "points") -> Column:
-    """A column; NaN gets the reason `not measured`."""
+    """Make a column; NaN gets the reason `not measured`."""
     return Column(
         values=values.astype(np.float32), unit=unit, reasons=np.where(np.isnan(values), 6, 0).astype(np.uint8)
     )
 
 
 def kept(whole: PoolView, mask: NDArray[np.bool_]) -> PoolView:
-    """The view with only the rows of `mask`."""
+    """Return the view with only the rows of `mask`."""
     return dataclasses.replace(whole, keep=mask)

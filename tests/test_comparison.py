@@ -21,7 +21,7 @@ def items(values: NDArray[np.float64], weights: NDArray[np.float64] | None = Non
 
 
 def runs(count: int, shift: float = 0.0, seed: int = 0, size: int = 80) -> list[Items]:
-    """Runs whose items are hard or easy alike, plus the noise of the run and of the item."""
+    """Make runs whose items are hard or easy alike, plus the noise of the run and of the item."""
     shared = np.random.default_rng(99).normal(2, 1, size)
     rng = np.random.default_rng(seed)
     return [items(shared + shift + rng.normal(0, 0.02) + rng.normal(0, 0.1, size)) for _ in range(count)]

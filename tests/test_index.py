@@ -16,7 +16,7 @@ KINDS: tuple[index.Kind, ...] = ("flat", "ivf", "hnsw")
 
 
 def vectors(count: int, dimension: int = 16, seed: int = 0) -> NDArray[np.float32]:
-    """Unit vectors around a few centres, as hidden states are."""
+    """Draw unit vectors around a few centres, as hidden states are."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(9).normal(size=(20, dimension))
     return index.unit(centres[rng.integers(20, size=count)] + rng.normal(0, 0.5, (count, dimension)))

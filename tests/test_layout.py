@@ -79,7 +79,7 @@ def named(file: Path) -> str:
 
 
 def core_files() -> list[Path]:
-    """The core, stages included; the command line and the report stand above everything."""
+    """List the core, stages included; the command line and the report stand above everything."""
     return [file for file in files_of(CORE) if file.relative_to(CORE).parts[0] not in ("cli", "report")]
 
 

@@ -24,7 +24,7 @@ class BudgetTooSmall(RecipeError):
 def fill(
     order: NDArray[np.int64], budget: Budget, cost: NDArray[np.int64], *, of: int | None = None
 ) -> NDArray[np.int64]:
-    """The rows of `order` (places, best first, all usable) that fit `budget`; `cost` (n,) is tokens by place.
+    """Take the rows of `order` (places, best first, all usable) that fit `budget`; `cost` (n,) is tokens by place.
 
     Rows and shares give a prefix; a share is one of `of` rows (default: those of `order`). A token budget is never
     exceeded: a row that does not fit is passed over, so that what is left at the end is smaller than the smallest row
@@ -150,7 +150,7 @@ def pick(
     gains: NDArray[Any] | None = None,
     reasons: NDArray[np.uint8] | None = None,
 ) -> Subset:
-    """The subset that fills `budget` from `order`.
+    """Make the subset that fills `budget` from `order`.
 
     `values` (n,) is the statistic every row was judged on, in `unit`; `gains` is (n,) by place (default: `values`);
     `reasons` (n,) says why a value is NaN (default: the reason why the row cannot be trained on).

@@ -104,7 +104,7 @@ def _resampled(
 def compare_arms(
     method: str, arms: Mapping[str, Sequence[Items]], *, draws: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
-    """The figures of every arm, `method` minus every other arm with intervals, and a verdict, as plain JSON.
+    """Give the figures of every arm, `method` minus every other arm with intervals, and a verdict, as plain JSON.
 
     `arms`: arm -> its runs. Run r is paired with run r. An arm with one run (untouched, full) is paired with every run
     of the other; such an interval is over items only. Arms that were not measured on the same items are a DataError.
@@ -230,7 +230,7 @@ def composition(groups: NDArray[np.str_], positions: NDArray[np.int64] | None = 
 
 
 def expected_best(values: Sequence[float], trials: int, *, lower_is_better: bool = False) -> float:
-    """Expected best of `trials` draws with replacement from these runs: sum of v_k ((k/N)^n - ((k-1)/N)^n).
+    """Give the expected best of `trials` draws with replacement from these runs: sum of v_k ((k/N)^n - ((k-1)/N)^n).
 
     Shown beside a best-of-n figure, so that nobody compares a best of five with a best of one.
     """

@@ -74,7 +74,7 @@ def _checked(vectors: NDArray[Any], dimension: int | None = None) -> NDArray[np.
 
 
 def build(vectors: NDArray[np.float32], kind: Kind = "auto", seed: int = 0) -> Index:
-    """An index over (n, d) vectors.
+    """Build an index over (n, d) vectors.
 
     `flat` is exact; `ivf` clusters into about 4·sqrt(n) cells and looks into an eighth of them; `hnsw` is a graph with
     32 links a node. `auto` is flat up to 100,000 vectors, then ivf.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def response_nll(
     model: PreTrainedModel, rendered: Sequence[Rendered], on: Machine
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(sums, counts): nats of the scored tokens of every row, (n,) float64, and how many they are, (n,) int64.
+    """Return (sums, counts): nats of the scored tokens of every row, (n,) float64, and their number, (n,) int64.
 
     Each row must have a token. Batches hold rows of like length; logits are made of scored positions only, a bounded
     block at a time; a sum is taken in float64 over float32 losses. NaN or infinite losses come back as they are.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def holdings(view: PoolView, by: str, budget: Budget) -> dict[str, int]:
-    """What each group with a usable row holds of them, in the unit of `budget`: rows, or tokens."""
+    """Count what each group with a usable row holds of them, in the unit of `budget`: rows, or tokens."""
     import numpy as np
 
     names, numbers = np.unique(view.groups(by)[view.usable], return_inverse=True)
@@ -109,7 +109,7 @@ def select_by_mix(view: PoolView, mixer: Mixer, selector: Selector, budget: Budg
 
 
 def _affordable(share: Budget, cost: NDArray[np.int64]) -> Budget | None:
-    """The share, or None where it buys no row of the group."""
+    """Return the share, or None where it buys no row of the group."""
     if not len(cost) or share.rows == 0 or (share.tokens is not None and share.tokens < cost.min()):
         return None
     return share
