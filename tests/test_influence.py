@@ -115,7 +115,7 @@ def oracle(world: World, checkpoints: tuple[Checkpoint, ...], formula: Formula) 
             for k, task in enumerate(tasks):
                 own = [g for g, other in zip(targets, world.target_rows, strict=True) if other.source == task]
                 if formula.subtask_agg == "mean_cos":
-                    cosine = np.mean([float(functional.cosine_similarity(direction, g, dim=0)) for g in own])
+                    cosine = float(np.mean([float(functional.cosine_similarity(direction, g, dim=0)) for g in own]))
                 else:
                     cosine = float(functional.cosine_similarity(direction, torch.stack(own).mean(0), dim=0))
                 scores[z, k] += rates[i] / sum(rates) * cosine

@@ -115,7 +115,7 @@ def test_a_step_is_the_plain_weighted_loss_and_torch_adam(base: ModelRef, rows: 
         )
         loss = plain_loss(model, batch)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         assert log[step]["loss"] == pytest.approx(loss.item(), rel=1e-5)
         norm = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
         assert log[step]["gradient_norm"] == pytest.approx(norm, rel=1e-4)
@@ -295,7 +295,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(base: ModelRef, rows: TrainingRow
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as child:
         assert child.stdout is not None and child.stderr is not None
-        steps = []
+        steps: list[int] = []
         while (line := child.stdout.readline()) and not (steps and steps[-1] == 7):
             steps.append(int(line))
         if not steps:
