@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tamis.checkpoints import Checkpoint
-from tamis.trainers.loop import Keep, Optimisation, Run, device_of, fit, identity_of, start
+from tamis.trainers.loop import Run, device_of, fit, identity_of, start
 from tamis.trainers.objective import Examples
-from tamis.trainers.schedule import Schedule
+from tamis.trainers.schedule import Keep, Optimisation, Schedule
 
 if TYPE_CHECKING:
     from tamis.models import ModelRef

@@ -18,7 +18,7 @@ from tamis.checkpoints import Checkpoint
 from tamis.errors import TrainError
 from tamis.trainers.keeping import LOG, Progress, load_state, moments_of, save_checkpoint, save_state, trim_log
 from tamis.trainers.objective import Examples, weighted_nll
-from tamis.trainers.schedule import Schedule, epoch_order, learning_rates
+from tamis.trainers.schedule import Optimisation, epoch_order, learning_rates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,41 +29,6 @@ if TYPE_CHECKING:
     from tamis.protocols import Hook
     from tamis.training import TrainingRows
     from tamis.values import Machine, Seeds
-
-Keep = Literal["last", "every-epoch"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimisation:
-    """AdamW and its schedule; the settings that `Lora` and `Full` have in common."""
-
-    epochs: int
-    learning_rate: float
-    schedule: Schedule
-    warmup: float
-    batch_rows: int
-    weight_decay: float
-    betas: tuple[float, float]
-    eps: float
-    max_grad_norm: float | None
-    keep: Keep
-    save_steps: int
-
-    def check(self) -> None:
-        """Raise a TrainError that names every setting out of its range."""
-        faults = [
-            f"{name} is {value}: it must be {wanted}"
-            for name, value, good, wanted in (
-                ("epochs", self.epochs, self.epochs >= 1, "at least 1"),
-                ("batch_rows", self.batch_rows, self.batch_rows >= 1, "at least 1"),
-                ("save_steps", self.save_steps, self.save_steps >= 1, "at least 1"),
-                ("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0"),
-                ("warmup", self.warmup, 0 <= self.warmup <= 1, "a share of the steps in [0, 1]"),
-            )
-            if not good
-        ]
-        if faults:
-            raise TrainError("; ".join(faults))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,51 @@
-"""Learning rates and data order of a training run: functions of settings and seeds alone."""
+"""Settings of the optimiser, learning rates and data order of a training run: functions of settings and seeds alone."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from tamis.errors import TrainError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 Schedule = Literal["linear", "cosine", "constant"]
+Keep = Literal["last", "every-epoch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """AdamW and its schedule; the settings that `Lora` and `Full` have in common."""
+
+    epochs: int
+    learning_rate: float
+    schedule: Schedule
+    warmup: float
+    batch_rows: int
+    weight_decay: float
+    betas: tuple[float, float]
+    eps: float
+    max_grad_norm: float | None
+    keep: Keep
+    save_steps: int
+
+    def check(self) -> None:
+        """Raise a TrainError that names every setting out of its range."""
+        faults = [
+            f"{name} is {value}: it must be {wanted}"
+            for name, value, good, wanted in (
+                ("epochs", self.epochs, self.epochs >= 1, "at least 1"),
+                ("batch_rows", self.batch_rows, self.batch_rows >= 1, "at least 1"),
+                ("save_steps", self.save_steps, self.save_steps >= 1, "at least 1"),
+                ("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0"),
+                ("warmup", self.warmup, 0 <= self.warmup <= 1, "a share of the steps in [0, 1]"),
+            )
+            if not good
+        ]
+        if faults:
+            raise TrainError("; ".join(faults))
 
 
 def learning_rates(steps: int, peak: float, schedule: Schedule, warmup: float) -> NDArray[np.float64]:
