@@ -227,11 +227,11 @@ def export(pool: Pool, subset: Subset, form: str, out: str | Path, work: Workspa
 
 def run(recipe: str, overrides: Sequence[str] = (), *, root: str | Path | None = None, **machine: Any) -> dict[str, Any]:
     """Carry out a recipe through Prefect; returns the run folder, the report and the verdict."""
-    from tamis.flows.settings import prefect_environment
+    from tamis.flows.settings import set_defaults
 
     place = Path(root or os.environ.get("TAMIS_WORKSPACE") or ".tamis").resolve()
-    with prefect_environment(place):
-        from tamis.flows.curate import curate
+    set_defaults(place)
+    from tamis.flows.curate import curate
 
-        result: dict[str, Any] = curate(recipe, str(place), list(overrides), machine)
+    result: dict[str, Any] = curate(recipe, str(place), list(overrides), machine)
     return result

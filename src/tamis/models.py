@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -121,11 +122,19 @@ def open_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer  # type: ignore[no-any-return]
 
 
+def quiet() -> None:
+    """Switch off the progress bars that transformers draws for every model it loads or saves."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
 def open_model(ref: ModelRef, device: str, *, trainable: bool = False) -> PreTrainedModel:
     """The model on `device` in its dtype, in eval mode, adapter applied (not merged). Not cached: callers keep it."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    quiet()
     folder = folder_of(ref.name)
     dtype = getattr(torch, ref.resolved(device).dtype)
     try:
@@ -139,7 +148,9 @@ def open_model(ref: ModelRef, device: str, *, trainable: bool = False) -> PreTra
 
         if not (Path(ref.adapter) / "adapter_config.json").is_file():
             raise ModelError(f"{ref.adapter} holds no adapter_config.json: not a LoRA checkpoint")
-        model = PeftModel.from_pretrained(model, ref.adapter, is_trainable=trainable, autocast_adapter_dtype=False)
+        with warnings.catch_warnings():  # PEFT reads an attribute that transformers renamed; nothing a user can change
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+            model = PeftModel.from_pretrained(model, ref.adapter, is_trainable=trainable, autocast_adapter_dtype=False)
     model.config.use_cache = False
     return model.to(device).eval()  # type: ignore[no-any-return]
 

@@ -183,12 +183,17 @@ class Pool:
             manifest = json.loads(file.read_text(encoding="utf-8"))
             folder = file.parent.resolve()
             pool = cls(
-                tuple(Shard((folder / item["path"]).resolve(), item["digest"], item["rows"]) for item in manifest["shards"]),
+                tuple(
+                    Shard((folder / item["path"]).resolve(), item["digest"], item["rows"])
+                    for item in manifest["shards"]
+                ),
                 tuple(manifest["files"]),
                 tuple((folder / item).resolve() for item in manifest["rejects"]),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{file} is not a manifest of a pool ({error!r}); make it again with `tamis ingest`") from error
+            raise DataError(
+                f"{file} is not a manifest of a pool ({error!r}); make it again with `tamis ingest`"
+            ) from error
         for shard in pool.shards:
             if not (shard.path / ROWS).is_file():
                 raise DataError(f"{file} names the shard {shard.path}, which is not there; ingest again")

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import resource
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,6 +191,7 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
             "cores": len(os.sched_getaffinity(0)),
             "python": platform.python_version(),
         },
+        "peak_memory_gb": _peak_memory(work.machine.workers),
         "model": {"name": work.model.name, "digest": work.model.digest, "max_tokens": work.model.max_tokens},
         "pool": {"digest": pool.digest, "rows": len(pool), "files": list(pool.files)},
         "target": {"rows": len(conductor.target), "files": list(conductor.target.files)} if conductor.target else None,
@@ -208,6 +210,12 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
         "funnel": _funnel(whole, chosen),
         "warnings": [],
     }
+
+
+def _peak_memory(workers: int) -> float:
+    """Peak resident memory of this process and as many of its largest worker as ran, in GB: an upper bound."""
+    main, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return round((main + (child * workers if workers > 1 else 0)) * 1024 / 1e9, 2)
 
 
 def _version(package: str) -> str:

@@ -114,26 +114,35 @@ class PoolView:
 
 
 def resolve_column(name: str, known: Sequence[str]) -> str:
-    """Full name of a column: itself, or the only one whose `scorer.view`, `scorer` or `scorer@model` it is."""
+    """Full name of a column by the name as written, most exact form first.
+
+    `scorer.view@model`, then `scorer.view` or `scorer@model`, then `scorer`, which means its view `score` or
+    `response`, or its only view. Ambiguous names are an error that lists the candidates.
+    """
     if name in known:
         return name
-    found = [full for full in known if name in _short_forms(full)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        from tamis.catalogue import nearest
+    for forms in (_exact_forms, _short_forms):
+        found = [full for full in known if name in forms(full, known)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise RecipeError(f"column {name!r} is ambiguous: {', '.join(found)}")
+    same = [full for full in known if full.startswith((f"{name}.", f"{name}@"))]
+    if same:
+        raise RecipeError(f"column {name!r} is ambiguous: {', '.join(same)}")
+    from tamis.catalogue import nearest
 
-        close = nearest(name, [short for full in known for short in _short_forms(full)])
-        raise RecipeError(f"there is no column {name!r}{close} Known: {', '.join(known) or 'none'}")
-    raise RecipeError(f"column {name!r} is ambiguous: {', '.join(found)}")
+    close = nearest(name, [short for full in known for short in (full, *_exact_forms(full, known))])
+    raise RecipeError(f"there is no column {name!r}{close} Known: {', '.join(known) or 'none'}")
 
 
-def _short_forms(full: str) -> set[str]:
+def _exact_forms(full: str, known: Sequence[str]) -> set[str]:
+    return {full.partition("@")[0]}
+
+
+def _short_forms(full: str, known: Sequence[str]) -> set[str]:
     path, _, model = full.partition("@")
     scorer, _, view = path.partition(".")
-    forms = {path, scorer}
-    if view in ("", "score", "response"):
-        forms.add(scorer)
-    if model:
-        forms |= {f"{scorer}@{model}"}
-    return forms
+    others = [one for one in known if one.startswith(f"{scorer}.") and one.endswith(f"@{model}")]
+    main = "score" if f"{scorer}.score@{model}" in others else "response"
+    return {scorer, f"{scorer}@{model}"} if view == main or len(others) == 1 else set()

@@ -27,7 +27,7 @@ class Work:
         for key, value in (("shards", shards), ("made", made), ("seconds", seconds), ("seconds_all", seconds_all)):
             entry[key] += value
 
-    def event(self, kind: str, **facts: Any) -> None:
+    def event(self, kind: str, /, **facts: Any) -> None:
         """Append one line to `events.jsonl` of the run, if there is one."""
         if self.events is not None:
             line = json.dumps({"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, **facts}, ensure_ascii=False)
