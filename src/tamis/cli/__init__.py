@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from tamis.cli import listing
 from tamis.cli.app import app
 from tamis.cli.output import report_failure
 
@@ -14,8 +15,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from tamis.errors import TamisError
 
     _stop_on_sigterm()
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=list(arguments) if arguments is not None else None, standalone_mode=True)
+        if given[:1] == ["list"]:
+            listing.answer(given[1:])
+        else:
+            app(args=given, standalone_mode=True)
     except TamisError as error:
         report_failure(error)
         sys.exit(error.exit_code)

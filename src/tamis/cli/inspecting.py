@@ -7,31 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from tamis.cli import output
+from tamis.cli import listing, output
 from tamis.cli.app import Json, Place, app
 
 
-@app.command(name="list")
-def list_command(
-    kind: Annotated[str | None, typer.Argument(help="passes, scorers, selectors, mixers, trainers, evaluators")] = None,
-    json: Json = False,
-) -> None:
-    """List the components with one line of help each."""
+@app.command(name="list", help=listing.ABOUT)
+def list_command(kind: Annotated[str | None, typer.Argument(help=listing.KIND)] = None, json: Json = False) -> None:
+    """List the components; `main` answers this verb itself, here it stands for `--help`."""
     output.use_json(json)
-    from tamis.catalogue import CATALOGUE, help_line, nearest
-    from tamis.errors import RecipeError
-
-    if kind is not None and kind not in CATALOGUE:
-        raise RecipeError(f"there is no kind {kind!r}{nearest(kind, CATALOGUE)} Known: {', '.join(CATALOGUE)}")
-    found = {
-        name: {entry: help_line(name, entry) for entry in sorted(table)}
-        for name, table in CATALOGUE.items()
-        if kind in (None, name)
-    }
-    lines = []
-    for name, table in found.items():
-        lines += [name, *(f"  {entry:<22}{text}" for entry, text in table.items()), ""]
-    output.result(found, lines[:-1])
+    listing.print_components(kind)
 
 
 @app.command()
