@@ -1,24 +1,44 @@
+# make demo: sets up, runs the main job offline.   make test: sets up, passes the tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.done
+# One pytest worker a core, at most four: every worker imports torch.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 4 ] && echo 4 || echo $$n)
 
 export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: test demo check
+.PHONY: demo test test-soak test-real check layout clean
+
 $(DONE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-test: $(DONE)
-	$(BIN)/python -m pytest
+# A package here would shadow the standard library's `selectors`, and kill asyncio and pytest with an opaque message.
+layout:
+	@if [ -e selectors/__init__.py ]; then \
+	  echo "selectors/__init__.py shadows the standard library's module: remove it (ARCHITECTURE.md, The house)"; exit 1; fi
 
 demo: $(DONE)
-	$(BIN)/tamis demo
+	$(BIN)/tamis run less
 
-check: $(DONE)
+test: layout $(DONE)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-soak: layout $(DONE)
+	$(BIN)/python -m pytest -m "soak and not gpu"
+
+test-real: layout $(DONE)
+	$(BIN)/python -m pytest -m "real and not gpu"
+
+check: layout $(DONE)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -28,7 +28,9 @@ def _reading_failed(task: Any, task_run: Any, state: Any) -> bool:
     return isinstance(error, (ConnectionError, TimeoutError)) or (isinstance(error, OSError) and error.filename is None)
 
 
-@task(name="ingest", cache_policy=NO_CACHE, retries=3, retry_delay_seconds=[1, 5, 20], retry_condition_fn=_reading_failed)
+@task(
+    name="ingest", cache_policy=NO_CACHE, retries=3, retry_delay_seconds=[1, 5, 20], retry_condition_fn=_reading_failed
+)
 def read_sources(run: str) -> int:
     """Read pool and target; returns the rows of the pool."""
     conductor = _CONDUCTED[run]
@@ -79,9 +81,10 @@ def curate(
 def _outcome(conductor: Conductor) -> dict[str, Any]:
     compared = next((left for left in conductor.outcomes.values() if isinstance(left, dict) and "arms" in left), {})
     passes = conductor.work.work.passes
+    chosen = conductor.main()
     return {
         "verdict": compared.get("verdict"),
-        "rows": len(conductor.main().subset.positions) if conductor.main() else None,
+        "rows": len(chosen.subset.positions) if chosen is not None else None,
         "shards_measured": int(sum(facts["made"] for facts in passes.values())),
         "stages": list(conductor.took.values()),
     }

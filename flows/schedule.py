@@ -51,7 +51,7 @@ def serve(
     os.environ["PREFECT_LOGGING_LEVEL"] = "INFO"
     with server(workspace) as url:
         os.environ["PREFECT_API_URL"] = url
-        from prefect.deployments.runner import EntrypointType
+        from prefect.types.entrypoint import EntrypointType
 
         from tamis.flows.curate import curate
 

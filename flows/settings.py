@@ -20,4 +20,3 @@ def set_defaults(workspace: Path) -> None:
         os.environ.setdefault(name, value)
     home = Path(os.environ.setdefault("PREFECT_HOME", str(workspace / "prefect")))
     home.mkdir(parents=True, exist_ok=True)  # the embedded server waits for ever where its parent is missing
-

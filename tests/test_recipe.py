@@ -58,25 +58,35 @@ def test_all_faults_are_listed_at_once_with_file_and_line(tmp_path: Path) -> Non
     text = GOOD.replace("select: less", "select: lesss").replace("epochs: 2", "epoch: 2").replace("runs: 2", "runs: 0")
     text = text.replace("tamis:pool.jsonl.gz", "no/such.jsonl").replace("max_tokens: 128", "max_token: 128")
     faults = "\n".join(_faults(tmp_path, text))
-    for line, word in ((2, "'max_tokens'"), (3, "no/such.jsonl"), (5, "did you mean 'less'"), (7, "'epochs'"), (9, "runs")):
-        assert any(f"recipe.yaml:{line}:" in fault and word in fault for fault in faults.splitlines()), (line, word, faults)
+    for line, word in (
+        (2, "'max_tokens'"),
+        (3, "no/such.jsonl"),
+        (5, "did you mean 'less'"),
+        (7, "'epochs'"),
+        (9, "runs"),
+    ):
+        assert any(f"recipe.yaml:{line}:" in fault and word in fault for fault in faults.splitlines()), (
+            line,
+            word,
+            faults,
+        )
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         (('"@influence"', '"@influenze"'), "did you mean 'influence'"),
-        (('on: {select: random, budget: 5%, seed: 1}', 'on: "@subset"'), "cycle"),
+        (("on: {select: random, budget: 5%, seed: 1}", 'on: "@subset"'), "cycle"),
         (("budget: 5%}", "budget: 0%}"), "budget"),
         (("budget: 5%}", "budget: lots}"), "budget"),
-        (("budget: 5%}", "budget: 5%, where: \"ifd <\"}"), "where"),
+        (("budget: 5%}", 'budget: 5%, where: "ifd <"}'), "where"),
         (("budget: 5%}", "budget: 5%, where: \"__import__('os').system('x')\"}"), "where"),
         (("final: {train: lora", "final: {train: lora, select: top"), "exactly one"),
-        (("checkpoints: \"@warmup\"", "checkpoints: \"@subset\""), "train"),
-        (("train: lora, on: \"@subset\"", "train: lora, on: \"@proof\""), "select"),
+        (('checkpoints: "@warmup"', 'checkpoints: "@subset"'), "train"),
+        (('train: lora, on: "@subset"', 'train: lora, on: "@proof"'), "select"),
         (("with: [random]", "with: [randon]"), "baseline"),
         (("target: {files", "targett: {files"), "target"),
-        (("model: {name: \"tamis:tiny-lm\"", "model: {name: \"./no/such/folder\""), "no folder"),
+        (('model: {name: "tamis:tiny-lm"', 'model: {name: "./no/such/folder"'), "no folder"),
         (("final: {", "warmup: {"), "twice"),
         (("pool: {files", "pool: !!python/object:os.system {files"), "tag"),
     ],

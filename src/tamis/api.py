@@ -27,7 +27,7 @@ WARM_UP: Mapping[str, Any] = {"epochs": 4, "keep": "every-epoch"}
 
 
 def workspace(root: str | Path | None = None, model: ModelRef | str = "tamis:tiny-lm", **machine: Any) -> Workspace:
-    """A workspace (default: `TAMIS_WORKSPACE`, else `./.tamis`) on this machine. `machine`: device, workers, threads…"""
+    """A workspace (default: `TAMIS_WORKSPACE`, else `./.tamis`) on this machine (`machine`: device, workers…)."""
     from tamis import engine
 
     on = engine.machine(**machine)
@@ -37,7 +37,11 @@ def workspace(root: str | Path | None = None, model: ModelRef | str = "tamis:tin
 
 
 def open_pool(
-    files: Files, work: Workspace | None = None, *, out: str | Path | None = None, sample: Mapping[str, int] | None = None,
+    files: Files,
+    work: Workspace | None = None,
+    *,
+    out: str | Path | None = None,
+    sample: Mapping[str, int] | None = None,
     **settings: Any,
 ) -> Pool:
     """A pool from its folder, or from data files (paths, globs, hf:// names). `out`: folder to keep the pool in.
@@ -66,7 +70,9 @@ def keep_pool(pool: Pool, work: Workspace) -> Path:
     return path
 
 
-def score(pool: Pool, scorers: Files, work: Workspace, settings: Mapping[str, Mapping[str, Any]] | None = None) -> Scored:
+def score(
+    pool: Pool, scorers: Files, work: Workspace, settings: Mapping[str, Mapping[str, Any]] | None = None
+) -> Scored:
     """Columns of the scorers named (`"ifd,perplexity"`); all the passes they need run once each."""
     from tamis.recipe import scorer_settings
     from tamis.stages.measure import richest
@@ -110,7 +116,7 @@ def select(
     settings: Mapping[str, Any] | None = None,
     warm_up: Mapping[str, Any] | None = None,
 ) -> Selection:
-    """The rows that a selector picks. LESS and its kin first train a warm-up on a random 5 % (`warm_up`: its settings)."""
+    """The rows that a selector picks. LESS first trains a warm-up on a random 5 % (`warm_up`: its settings)."""
     from tamis.stages.measure import measure_needs, richest
     from tamis.stages.score import known_columns
     from tamis.stages.select import mixer_of
@@ -149,7 +155,9 @@ def _influence(
     return measure(pool, "influence", component, work, given)
 
 
-def mix(pool: Pool, mixer: str, budget: str | int | Budget, work: Workspace, settings: Mapping[str, Any] | None = None) -> dict[str, Budget]:
+def mix(
+    pool: Pool, mixer: str, budget: str | int | Budget, work: Workspace, settings: Mapping[str, Any] | None = None
+) -> dict[str, Budget]:
     """What each group of the pool gets of a budget."""
     from tamis.stages.measure import measure_needs, view_of
 
@@ -158,7 +166,13 @@ def mix(pool: Pool, mixer: str, budget: str | int | Budget, work: Workspace, set
 
 
 def train(
-    pool: Pool, subset: Subset, work: Workspace, trainer: str = "lora", *, settings: Mapping[str, Any] | None = None, seed: int = 0
+    pool: Pool,
+    subset: Subset,
+    work: Workspace,
+    trainer: str = "lora",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Training:
     """Fine-tune the workspace's model on a subset; a finished run is found, a killed one goes on."""
     from tamis.stages.train import TrainingJob, train_one
@@ -179,11 +193,15 @@ def train(
     )
 
 
-def evaluate(held_out: Pool, work: Workspace, evaluator: str = "held-out-loss", settings: Mapping[str, Any] | None = None) -> Evaluated:
+def evaluate(
+    held_out: Pool, work: Workspace, evaluator: str = "held-out-loss", settings: Mapping[str, Any] | None = None
+) -> Evaluated:
     """The workspace's model measured on held-out rows, one result per row."""
     from tamis.stages.train import EvaluationJob, evaluate_one
 
-    return evaluate_one(EvaluationJob(work.store, evaluator, dict(settings or {}), held_out, work.machine, model=work.model))
+    return evaluate_one(
+        EvaluationJob(work.store, evaluator, dict(settings or {}), held_out, work.machine, model=work.model)
+    )
 
 
 def compare(
@@ -197,7 +215,7 @@ def compare(
     settings: Mapping[str, Any] | None = None,
     **design: Any,
 ) -> dict[str, Any]:
-    """Arms trained alike on equal tokens and measured on the same items; `design`: fields of `Design` (runs, baselines…)."""
+    """Arms trained alike on equal tokens and measured on the same items; `design`: fields of `Design`."""
     from tamis.stages.compare import Design
     from tamis.stages.compare import compare as run
     from tamis.stages.measure import measure_needs, view_of
@@ -222,10 +240,14 @@ def export(pool: Pool, subset: Subset, form: str, out: str | Path, work: Workspa
     from tamis.exporting import export as run
     from tamis.rendering import render
 
-    return run(pool, subset.positions, Path(out), form, weights=subset.weights, render=lambda row: render(row, work.model))
+    return run(
+        pool, subset.positions, Path(out), form, weights=subset.weights, render=lambda row: render(row, work.model)
+    )
 
 
-def run(recipe: str, overrides: Sequence[str] = (), *, root: str | Path | None = None, **machine: Any) -> dict[str, Any]:
+def run(
+    recipe: str, overrides: Sequence[str] = (), *, root: str | Path | None = None, **machine: Any
+) -> dict[str, Any]:
     """Carry out a recipe through Prefect; returns the run folder, the report and the verdict."""
     from tamis.flows.settings import set_defaults
 

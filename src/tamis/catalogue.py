@@ -1,4 +1,4 @@
-"""The table of components: names of the papers in lower case with hyphens -> "module:Class". Listing imports nothing."""
+"""The table of components: the papers' names in lower case with hyphens -> "module:Class". Listing is free."""
 
 from __future__ import annotations
 

@@ -9,7 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-REQUIRED = ("torch", "transformers", "peft", "accelerate", "datasets", "faiss-cpu", "scikit-learn", "polars", "pyarrow", "prefect")
+REQUIRED = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "faiss-cpu",
+    "scikit-learn",
+    "polars",
+    "pyarrow",
+    "prefect",
+)
 OPTIONAL = {"trl": "tamis[trl]", "ray": "tamis[ray]", "lm-eval": "tamis[eval]"}
 FREE_BYTES = 2 << 30
 
@@ -22,7 +33,9 @@ def diagnose(workspace: Path) -> dict[str, Any]:
         checks.append(_check(name, version is not None, version or "missing: pip install tamis"))
     for name, extra in OPTIONAL.items():
         version = _version(name)
-        checks.append(_check(name, version is not None, version or f"not installed: pip install '{extra}'", optional=True))
+        checks.append(
+            _check(name, version is not None, version or f"not installed: pip install '{extra}'", optional=True)
+        )
     checks += [_cores(), _gpu(), _disk(workspace), _model()]
     return {"checks": checks}
 
@@ -69,4 +82,6 @@ def _model() -> dict[str, Any]:
         facts = describe(shipped("tamis:tiny-lm"))
     except TamisError as error:
         return _check("shipped model", False, str(error))
-    return _check("shipped model", True, f"tamis:tiny-lm, {facts['num_hidden_layers']} layers of {facts['hidden_size']}")
+    return _check(
+        "shipped model", True, f"tamis:tiny-lm, {facts['num_hidden_layers']} layers of {facts['hidden_size']}"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,17 @@ def explain(run: Path, row: str) -> dict[str, Any]:
     found = ledger.filter(mask).to_pylist()
     if len(found) != 1:
         what = "no row" if not found else f"{len(found)} rows"
-        raise DataError(f"{what} of {run.name} match {row!r}; give a longer key, or FILE:POSITION as the ledger has them")
+        raise DataError(
+            f"{what} of {run.name} match {row!r}; give a longer key, or FILE:POSITION as the ledger has them"
+        )
     facts: dict[str, Any] = {key: (None if value != value else value) for key, value in found[0].items()}
     columns = run / "columns.parquet"
     values = pq.read_table(columns, filters=[("key", "=", facts["key"])]).to_pylist() if columns.is_file() else []
-    facts["columns"] = {key: round(value, 5) if value == value else "not scored" for key, value in (values or [{}])[0].items() if key != "key"}
+    facts["columns"] = {
+        key: round(value, 5) if value == value else "not scored"
+        for key, value in (values or [{}])[0].items()
+        if key != "key"
+    }
     facts["messages"], facts["excerpt"] = _text(run, facts["key"])
     return facts
 

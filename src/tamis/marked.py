@@ -17,7 +17,7 @@ Where = tuple[str, ...]
 
 @dataclass
 class Marked:
-    """`values`: the document as plain Python. `lines`: line of each setting by its path of keys. `faults`: all of them."""
+    """`values`: the document as plain Python. `lines`: line of each setting by its keys. `faults`: all."""
 
     name: str
     values: dict[str, Any] = field(default_factory=dict)

@@ -149,7 +149,9 @@ def open_model(ref: ModelRef, device: str, *, trainable: bool = False) -> PreTra
         if not (Path(ref.adapter) / "adapter_config.json").is_file():
             raise ModelError(f"{ref.adapter} holds no adapter_config.json: not a LoRA checkpoint")
         with warnings.catch_warnings():  # PEFT reads an attribute that transformers renamed; nothing a user can change
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+            warnings.filterwarnings(
+                "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+            )
             model = PeftModel.from_pretrained(model, ref.adapter, is_trainable=trainable, autocast_adapter_dtype=False)
     model.config.use_cache = False
     return model.to(device).eval()  # type: ignore[no-any-return]

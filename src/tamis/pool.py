@@ -104,7 +104,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Pool:
-    """Shards in order. `files` says for every input file: name, digest, format, rows read, kept, quarantined, dropped."""
+    """Shards in order. `files` says for every input file: name, digest, format, rows, kept, quarantined, dropped."""
 
     shards: tuple[Shard, ...]
     files: tuple[dict[str, Any], ...] = ()

@@ -73,7 +73,7 @@ class Recipe:
         return next(stage for stage in self.stages if stage.name == name)
 
     def main_subset(self) -> str | None:
-        """The select stage that the run is about: the compared one, else the one exported or trained on, else the last."""
+        """The select stage that the run is about: the one compared, else exported, else trained on."""
         selects = {stage.name for stage in self.stages if stage.verb == "select"}
         for verb, setting in (("compare", "compare"), ("export", "subset"), ("train", "on")):
             for stage in reversed(self.stages):
@@ -83,7 +83,7 @@ class Recipe:
         return next((stage.name for stage in reversed(self.stages) if stage.verb == "select"), None)
 
     def training_of(self, stage: Stage) -> tuple[str, dict[str, Any]]:
-        """Trainer and settings of a compare stage: its own `train`, else those of the stage that trains on its subset."""
+        """Trainer and settings of a compare stage: its own `train`, else what the stage on its subset has."""
         own = stage.settings.get("train")
         if isinstance(own, Mapping):
             return str(own["train"]), {key: value for key, value in own.items() if key != "train"}

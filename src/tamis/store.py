@@ -22,7 +22,6 @@ from tamis import digests
 from tamis.errors import StoreError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 MANIFEST = "manifest.json"

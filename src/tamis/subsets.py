@@ -60,7 +60,9 @@ def read(path: Path) -> SubsetFile:
     try:
         table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} is not a subset: expected a file that `tamis select` wrote, or a run folder") from error
+        raise DataError(
+            f"{path} is not a subset: expected a file that `tamis select` wrote, or a run folder"
+        ) from error
     about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     if "tamis.pool" not in about:
         raise DataError(f"{file} does not name its pool; make it with `tamis select` or `tamis run`")

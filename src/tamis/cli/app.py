@@ -20,9 +20,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable object on standard output.")]
-Place = Annotated[
-    Path, typer.Option("--workspace", envvar="TAMIS_WORKSPACE", help="Folder of the store and the runs.")
-]
+Place = Annotated[Path, typer.Option("--workspace", envvar="TAMIS_WORKSPACE", help="Folder of the store and the runs.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; repeatable.")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Worker processes (default: one a core; one a GPU).")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda (default: the GPU if there is one).")]

@@ -47,11 +47,16 @@ def select(
     work = open_workspace(workspace, model, max_tokens, workers, device, required=dear)
     opened = open_pool(pool, work)
     goal = open_pool(target, work) if target else None
-    chosen = run(opened, selector, budget, work, target=goal, where=where, mix=mixer, settings=settings, warm_up=warm_up)
+    chosen = run(
+        opened, selector, budget, work, target=goal, where=where, mix=mixer, settings=settings, warm_up=warm_up
+    )
     path = out or work.root / "subsets" / f"{chosen.digest[:12]}.parquet"
     save(path, opened, keep_pool(opened, work), chosen.subset)
     facts = {"subset": str(path), **{key: chosen.entry.facts[key] for key in ("rows", "tokens", "usable", "unit")}}
-    passes = [f"pass {name}: {int(one['made'])} of {int(one['shards'])} shards measured" for name, one in work.work.passes.items()]
+    passes = [
+        f"pass {name}: {int(one['made'])} of {int(one['shards'])} shards measured"
+        for name, one in work.work.passes.items()
+    ]
     line = f"{facts['rows']:,} of {facts['usable']:,} usable rows, {facts['tokens']:,} tokens: {path}"
     output.result({**facts, "passes": work.work.passes}, [*passes, line])
 
@@ -74,7 +79,7 @@ def mix(
 
     work = open_workspace(workspace, model, max_tokens, 1, None, required=False)
     shares = run(open_pool(pool, work), mixer, budget, work, settings_of(sets))
-    rows = [[name, share.rows if share.rows is not None else share.tokens] for name, share in shares.items()]
+    rows = [(name, share.rows if share.rows is not None else share.tokens) for name, share in shares.items()]
     unit = "rows" if all(share.rows is not None for share in shares.values()) else "tokens"
     output.result({"shares": dict(rows), "unit": unit}, output.table(rows, ["group", unit]))
 
@@ -144,7 +149,9 @@ def evaluate(
 def compare(
     subset: SubsetName,
     held_out: Annotated[list[str], typer.Option("--evaluate", help="Held-out data files; repeatable.")],
-    baselines: Annotated[str, typer.Option("--against", help="random, longest, full; separated by commas.")] = "random,longest",
+    baselines: Annotated[
+        str, typer.Option("--against", help="random, longest, full; separated by commas.")
+    ] = "random,longest",
     runs: Annotated[int, typer.Option("--runs", help="Runs of every arm.")] = 3,
     trainer: Annotated[str, typer.Option("--train", help="Trainer: lora, full.")] = "lora",
     to: Annotated[Path | None, typer.Option("--to", help="Write comparison.json here.")] = None,

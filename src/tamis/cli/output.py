@@ -43,7 +43,10 @@ def table(rows: Sequence[Sequence[Any]], head: Sequence[str]) -> list[str]:
     right = [all(isinstance(row[place], (int, float)) for row in rows) and bool(rows) for place in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
-        parts = [cell.rjust(width) if flag else cell.ljust(width) for cell, width, flag in zip(cells, widths, right, strict=True)]
+        parts = [
+            cell.rjust(width) if flag else cell.ljust(width)
+            for cell, width, flag in zip(cells, widths, right, strict=True)
+        ]
         return "  ".join(parts).rstrip()
 
     return [line(list(head)), line(["-" * width for width in widths]), *map(line, texts)]

@@ -47,10 +47,14 @@ def open_workspace(
 def ingest(
     inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Paths, globs, folders, hf:// names, URLs.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write the pool to.")] = None,
-    mapping: Annotated[list[str] | None, typer.Option("--map", metavar="ROLE=FIELD", help="prompt=question,response=a")] = None,
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", metavar="ROLE=FIELD", help="prompt=question,response=a")
+    ] = None,
     source: Annotated[str | None, typer.Option("--source", help="Source name of rows that name none.")] = None,
     preview: Annotated[int, typer.Option("--preview", help="Show this many rows as read, and write nothing.")] = 0,
-    max_bad: Annotated[str | None, typer.Option("--max-bad", help="Exit with 3 above this share, for example 0.1%.")] = None,
+    max_bad: Annotated[
+        str | None, typer.Option("--max-bad", help="Exit with 3 above this share, for example 0.1%.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Read data files into a pool; rows that cannot be used are quarantined with a reason."""
@@ -99,8 +103,9 @@ def _reasons(pool: Any) -> dict[str, int]:
 
 
 def _preview(inputs: list[str], rows: int, roles: dict[str, str]) -> None:
+    import dataclasses
+
     from tamis.ingest import preview
-    from tamis.pool import encode
 
     for name in inputs:
         seen = preview(name, rows, roles or None)
@@ -111,7 +116,7 @@ def _preview(inputs: list[str], rows: int, roles: dict[str, str]) -> None:
                 lines.append(f"  {message['role']}: {str(message.get('content'))[:400]}")
         lines += [f"  ! {fault}" for fault in seen.faults]
         value = {"file": name, "format": seen.format, "mapping": seen.mapping, "faults": seen.faults}
-        output.result({**value, "rows": [encode(row) for row in seen.rows]}, lines)
+        output.result({**value, "rows": [dataclasses.asdict(row) for row in seen.rows]}, lines)
 
 
 @app.command()
@@ -140,7 +145,10 @@ def score(
     opened = open_pool(pool, work)
     scored = run(opened, scorers, work, settings)
     columns = {name: {"unit": column.unit, **statistics(column.values)} for name, column in scored.columns.items()}
-    passes = [f"pass {name}: {int(one['made'])} of {int(one['shards'])} shards measured" for name, one in work.work.passes.items()]
+    passes = [
+        f"pass {name}: {int(one['made'])} of {int(one['shards'])} shards measured"
+        for name, one in work.work.passes.items()
+    ]
     output.result({"columns": columns, "passes": work.work.passes}, [*passes, "", *_column_lines(columns)])
 
 
@@ -148,9 +156,7 @@ def _needs_model(scorers: str) -> bool:
     from tamis.catalogue import build
     from tamis.recipe import scorer_settings
 
-    return any(
-        need.name != "lengths" for name in scorer_settings(scorers) for need in build("scorers", name, {}).needs
-    )
+    return any(need.name != "lengths" for name in scorer_settings(scorers) for need in build("scorers", name, {}).needs)
 
 
 def _column_lines(columns: dict[str, dict[str, Any]]) -> list[str]:
@@ -192,7 +198,9 @@ def scores(
     work = open_place(workspace, workers=1)
     opened = open_pool(pool, work)
     names = write_columns(opened, known_columns(opened, work), to)
-    output.result({"file": str(to), "rows": len(opened), "columns": names}, [f"{len(opened):,} rows, {len(names)} columns: {to}"])
+    output.result(
+        {"file": str(to), "rows": len(opened), "columns": names}, [f"{len(opened):,} rows, {len(names)} columns: {to}"]
+    )
 
 
 @app.command(name="filter")

@@ -74,7 +74,8 @@ def plan(
     found = make_plan(checked, open_workspace(workspace, checked.model, **machine_options(workers, device)))
     lines = [f"{found['rows']:,} rows, {found['usable']:,} usable, {found['tokens']:,} tokens", ""]
     steps = [
-        [step["stage"], step["what"], step["rows"], step["tokens"], step["done"], step["minutes"]] for step in found["steps"]
+        [step["stage"], step["what"], step["rows"], step["tokens"], step["done"], step["minutes"]]
+        for step in found["steps"]
     ]
     lines += output.table(steps, ["stage", "what", "rows", "tokens to do", "done", "minutes"])
     lines += ["", f"about {found['hours']:.2f} hours and {found['disk_mb']:.0f} MB of disk on this machine"]
@@ -84,7 +85,9 @@ def plan(
 
 @app.command(name="recipes")
 def recipes_command(
-    name: Annotated[str | None, typer.Argument(help="Print this recipe, to copy it: tamis recipes less > my.yaml")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Print this recipe, to copy it: tamis recipes less > my.yaml")
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the shipped recipes, or print one."""

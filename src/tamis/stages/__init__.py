@@ -1,1 +1,1 @@
-"""Stages as plain functions: ingest, measure, score, select, train, evaluate, compare. Prefect tasks are thin over them."""
+"""Stages as plain functions: ingest, measure, score, select, train, evaluate, compare. Prefect's tasks are thin."""

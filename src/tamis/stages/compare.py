@@ -1,4 +1,4 @@
-"""Compare: arms trained alike on equal tokens, measured on the same items, and an honest verdict (audits_and_trust §1)."""
+"""Compare: arms trained alike on equal tokens, measured on the same items, and an honest verdict."""
 
 from __future__ import annotations
 

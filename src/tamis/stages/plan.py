@@ -60,7 +60,7 @@ def plan(recipe: Recipe, work: Workspace) -> dict[str, Any]:
         "steps": lines,
         "hours": sum(line["minutes"] for line in lines) / 60,
         "disk_mb": sum(line["disk_bytes"] for line in lines) / 1e6,
-        "how": f"{speed:,.0f} tokens a second forward with {work.machine.workers} workers, measured on {PROBE_ROWS} rows; "
+        "how": f"{speed:,.0f} tokens a second forward, {work.machine.workers} workers, measured on {PROBE_ROWS} rows; "
         "training counted as 3 forwards",
     }
 
@@ -170,4 +170,3 @@ def _tokens_per_second(view: PoolView, work: Workspace) -> float:
     response_nll(model, rendered, on)
     seconds = time.perf_counter() - started
     return sum(len(one.ids) for one in rendered) / max(seconds, 1e-6) * work.machine.workers
-

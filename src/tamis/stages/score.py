@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -63,9 +64,8 @@ def _columns(
     for number, shard in enumerate(pool.shards):
         inputs = {"shard": shard.digest, **{key: signals[key].identities[number] for key in sorted(used)}}
         have = ShardSignals(shard, {key: signal.folders[number] for key, signal in signals.items()})
-        entry = work.store.get_or_make(
-            COLUMNS, digests.of_component(scorer, inputs), lambda folder, have=have: _save(folder, scorer.score(have))
-        )
+        make = functools.partial(_make_columns, scorer, have)
+        entry = work.store.get_or_make(COLUMNS, digests.of_component(scorer, inputs), make)
         arrays = load_arrays(entry.path)
         for view, unit in entry.facts["units"].items():
             values, reasons = arrays[f"{view}.values"], arrays[f"{view}.reasons"]
@@ -83,7 +83,8 @@ def _columns(
     }
 
 
-def _save(folder: Path, columns: Mapping[str, Column]) -> dict[str, Any]:
+def _make_columns(scorer: Scorer, have: ShardSignals, folder: Path) -> dict[str, Any]:
+    columns = scorer.score(have)
     arrays: dict[str, NDArray[Any]] = {}
     for view, column in columns.items():
         arrays[f"{view}.values"] = column.values
@@ -156,7 +157,7 @@ def statistics(values: NDArray[np.float32], shares: Sequence[float] = (0.05, 0.5
 
 
 def write_columns(pool: Pool, columns: Mapping[str, Column], to: Path) -> list[str]:
-    """Write key, file, position, source and all columns as Parquet, or CSV by the ending; returns the columns' names."""
+    """Write key, file, position, source and all columns as Parquet, or CSV by the ending; returns their names."""
     import pyarrow as pa
     import pyarrow.csv as csv
     import pyarrow.parquet as pq
