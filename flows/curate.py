@@ -10,10 +10,12 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tamis import recipe as recipes
 from tamis import runs
 from tamis.engine import machine
+from tamis.flows.server import server
 from tamis.report import write_report
 from tamis.stages.conduct import Conductor
 from tamis.stages.workspace import Work, Workspace
@@ -76,6 +78,13 @@ def curate(
         return {"run": run, "report": report, **_outcome(_CONDUCTED[run])}
     finally:
         del _CONDUCTED[run]
+
+
+def run_here(recipe: str, workspace: Path, overrides: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the flow in this process, against the server at `PREFECT_API_URL` or one of our own for as long as it takes."""
+    with server(workspace) as url, temporary_settings({PREFECT_API_URL: url}):
+        outcome: dict[str, Any] = curate(recipe, str(workspace), list(overrides), dict(options))
+    return outcome
 
 
 def _outcome(conductor: Conductor) -> dict[str, Any]:

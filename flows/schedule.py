@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tamis.errors import RecipeError, TamisError
+from tamis.errors import RecipeError
+from tamis.flows.server import server
 from tamis.flows.settings import set_defaults
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-HEALTHY_SECONDS = 120
 
 
 def interval(text: str) -> timedelta:
@@ -49,7 +42,7 @@ def serve(
     workspace.mkdir(parents=True, exist_ok=True)
     set_defaults(workspace)
     os.environ["PREFECT_LOGGING_LEVEL"] = "INFO"
-    with server(workspace) as url:
+    with server(workspace, pages=True) as url:
         os.environ["PREFECT_API_URL"] = url
         from prefect.types.entrypoint import EntrypointType
 
@@ -72,49 +65,3 @@ def serve(
         from prefect import serve as serve_deployments
 
         serve_deployments(deployment, limit=1)
-
-
-@contextmanager
-def server(workspace: Path) -> Iterator[str]:
-    """URL of the API: the one at `PREFECT_API_URL`, or of a server of our own on loopback, stopped on exit."""
-    given = os.environ.get("PREFECT_API_URL")
-    if given:
-        yield given
-        return
-    port = _free_port()
-    home = workspace / "prefect"
-    home.mkdir(parents=True, exist_ok=True)
-    url = f"http://127.0.0.1:{port}/api"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (home / "server.log").open("ab") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PREFECT_HOME": str(home)})
-        try:
-            _wait_until_healthy(url, child, home / "server.log")
-            yield url
-        finally:
-            child.terminate()
-            try:
-                child.wait(20)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-
-
-def _wait_until_healthy(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + HEALTHY_SECONDS
-    while time.monotonic() < deadline:
-        if child.poll() is not None:
-            raise TamisError(f"the Prefect server ended with code {child.returncode} before it was ready; see {log}")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.3)
-    raise TamisError(f"the Prefect server was not ready after {HEALTHY_SECONDS} s; see {log}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -253,7 +253,7 @@ def run(
 
     place = Path(root or os.environ.get("TAMIS_WORKSPACE") or ".tamis").resolve()
     set_defaults(place)
-    from tamis.flows.curate import curate
+    from tamis.flows.curate import run_here
 
-    result: dict[str, Any] = curate(recipe, str(place), list(overrides), machine)
+    result: dict[str, Any] = run_here(recipe, place, list(overrides), machine)
     return result
