@@ -1,7 +1,8 @@
 """The local engine: maps a function over jobs, in this process or in worker processes, results in order.
 
 Workers are spawned, hold their model between jobs, run one thread each by default, and end when the parent dies, also
-by SIGKILL. Starting them is tried again; a worker that is lost later, and a job that fails, are not. The same bits come out whatever their number, because a job never sees its neighbours.
+by SIGKILL. Starting them is tried again; a worker that is lost later, and a job that fails, are not. The same bits come
+out whatever their number, because a job never sees its neighbours.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tamis.errors import TamisError
@@ -76,7 +78,9 @@ class _Workers:
 
     def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
         """Results in the order of the jobs."""
-        for future in [self.executor.submit(function, job) for job in jobs]:
+        with _unseen_main():  # workers are started by submitting
+            futures = [self.executor.submit(function, job) for job in jobs]
+        for future in futures:
             yield future.result()
 
     def __enter__(self) -> None:
@@ -88,6 +92,24 @@ class _Workers:
         self.executor.shutdown(wait=True, cancel_futures=True)
         self.stop.close()
         self.inside.close()
+
+
+@contextmanager
+def _unseen_main() -> Iterator[None]:
+    """Keep spawned workers from running the user's script again: jobs are named by modules, never by `__main__`."""
+    import sys
+
+    main: Any = sys.modules["__main__"]
+    held = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    try:
+        for name in held:
+            setattr(main, name, None)
+        if "__file__" in held:
+            del main.__file__
+        yield
+    finally:
+        for name, value in held.items():
+            setattr(main, name, value)
 
 
 def set_threads(threads: int) -> None:
