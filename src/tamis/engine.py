@@ -142,7 +142,7 @@ def _start_worker(threads: int, ready: Any, stop: Any) -> None:
 def machine(
     *, device: str | None = None, workers: int | None = None, threads: int = 1, tokens_per_batch: int | None = None
 ) -> Machine:
-    """This machine: the first GPU if there is one, else one worker a core (measured best on CPU, baselines.md)."""
+    """The machine at hand: the first GPU if there is one, else one worker a core (measured best on CPU, baselines.md)."""
     if device is None:
         import torch
 
