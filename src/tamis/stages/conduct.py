@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate_on
 from tamis.stages.workspace import Workspace
 from tamis.values import Budget, Column, Need, Seeds
 from tamis.views import PoolView
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -66,9 +69,10 @@ class Conductor:
             "evaluate": self._evaluate,
             "export": self._export,
         }
-        with self._timed(stage.name, stage.verb):
+        with self._timed(stage.name, f"{stage.verb} {stage.component}"):
             self.outcomes[stage.name] = carry[stage.verb](stage)
-        self.took[stage.name]["detail"] = self._detail(stage)
+        self.took[stage.name] |= {"kind": stage.verb, "detail": self._detail(stage)}
+        log.info("%s: done in %.1f s, %s", stage.name, self.took[stage.name]["seconds"], self._detail(stage))
         return self.outcomes[stage.name]
 
     def view(self) -> PoolView:
@@ -250,6 +254,7 @@ class _Timer:
 
     def __enter__(self) -> None:
         self.started = time.perf_counter()
+        log.info("%s: %s", self.name, self.kind)
         self.conductor.work.work.event("start", stage=self.name, kind=self.kind)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:

@@ -22,6 +22,7 @@ from tamis.views import PoolView, ShardSignals
 
 log = logging.getLogger(__name__)
 SIGNAL = "signal"
+SAY_SECONDS = 10.0  # a line of progress at most this often
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,12 @@ def measure(
     ]
     if jobs:
         log.info("pass %s: %d of %d shards to measure", name, len(jobs), len(identities))
+    said = started
     for number, _ in enumerate(map_jobs(_measure_shard, jobs, work.machine)):
         work.work.event("shard", signal=name, number=number + 1, of=len(jobs))
+        if time.perf_counter() - said > SAY_SECONDS:
+            said = time.perf_counter()
+            log.info("pass %s: %d of %d shards", name, number + 1, len(jobs))
     seconds = time.perf_counter() - started
     entries = [work.store.get(SIGNAL, identity) for identity in identities]
     found = [entry for entry in entries if entry is not None]
