@@ -49,4 +49,10 @@ def test_the_recipe_block_has_no_fault_but_its_missing_files(tmp_path: Path, mon
     for name in ("raw/a.jsonl", "few_shot.jsonl", "held_out.jsonl"):
         (tmp_path / name).touch()
     (tmp_path / "my.yaml").write_text(_blocks("yaml")[0], encoding="utf-8")
-    assert [stage.name for stage in recipe.load("my.yaml").stages] == ["warmup", "influence", "subset", "final", "proof"]
+    assert [stage.name for stage in recipe.load("my.yaml").stages] == [
+        "warmup",
+        "influence",
+        "subset",
+        "final",
+        "proof",
+    ]

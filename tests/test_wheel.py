@@ -31,7 +31,9 @@ def test_the_wheel_checks_a_shipped_recipe_from_an_empty_folder(tmp_path: Path) 
     empty.mkdir()
     # The dependencies of this environment without its own, editable tamis: `.pth` files are not read here.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(home), sysconfig.get_paths()["purelib"]])}
-    code = "import tamis, sys; from tamis.cli import main; print(tamis.__file__, file=sys.stderr); main(['check', 'less'])"
+    code = (
+        "import tamis, sys; from tamis.cli import main; print(tamis.__file__, file=sys.stderr); main(['check', 'less'])"
+    )
     done = subprocess.run(
         [sys.executable, "-S", "-c", code], cwd=empty, env=environment, capture_output=True, text=True, timeout=120
     )

@@ -140,18 +140,32 @@ def _start_worker(threads: int, ready: Any, stop: Any) -> None:
 
 
 def machine(
-    *, device: str | None = None, workers: int | None = None, threads: int = 1, tokens_per_batch: int | None = None
+    *,
+    device: str | None = None,
+    workers: int | None = None,
+    processes: int | None = None,
+    threads: int = 1,
+    tokens_per_batch: int | None = None,
 ) -> Machine:
-    """The machine at hand: the first GPU if there is one, else one worker a core (measured best on CPU, baselines.md)."""
+    """The machine at hand: the first GPU if there is one, else one worker a core (best on a CPU)."""
     if device is None:
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if workers is None:
         workers = 1 if device != "cpu" else len(os.sched_getaffinity(0))
+    if processes is None:
+        processes = _gpus() if device == "cuda" else 1
     return Machine(
         device=device,
         threads=threads,
         workers=workers,
+        processes=processes,
         tokens_per_batch=tokens_per_batch or (2048 if device == "cpu" else 16384),
     )
+
+
+def _gpus() -> int:
+    import torch
+
+    return max(1, torch.cuda.device_count())

@@ -94,11 +94,16 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The machine, which is not science: never part of an identity. `tokens_per_batch` bounds padded tokens a batch."""
+    """The machine, which is not science: never part of an identity.
+
+    `workers`: processes that passes and arms are mapped over. `processes`: processes of one training, by
+    `accelerate launch` (default: one a GPU). `tokens_per_batch` bounds the padded tokens of a batch.
+    """
 
     device: str = "cpu"
     threads: int = 1
     workers: int = 1
+    processes: int = 1
     tokens_per_batch: int = 2048
 
 

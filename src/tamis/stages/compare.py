@@ -33,6 +33,7 @@ class Arm:
     name: str
     positions: tuple[NDArray[np.int64], ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    weights: tuple[float, ...] | None = None
     seconds_selection: float = 0.0
 
 
@@ -96,7 +97,9 @@ def _arms(view: PoolView, chosen: Selection, design: Design, work: Workspace, se
 
     tokens = Budget(tokens=int(view.cost[chosen.subset.positions].sum()))
     picked = np.asarray(chosen.subset.positions)
-    arms = [Arm(name=design.method, positions=(picked,) * design.runs, seconds_selection=seconds)]
+    given = chosen.subset.weights
+    weights = None if given is None else tuple(float(weight) for weight in given)
+    arms = [Arm(name=design.method, positions=(picked,) * design.runs, weights=weights, seconds_selection=seconds)]
     for name in design.baselines:
         if name == "full":
             runs = int(design.full.get("runs", 1))
@@ -155,6 +158,7 @@ def _job(
         positions=tuple(int(place) for place in arm.positions[run]),
         seeds=Seeds(adapter=run, order=run),
         machine=work.machine,
+        row_weights=arm.weights,
     )
     return EvaluationJob(work.store, name, own, held_out, work.machine, training=training)
 

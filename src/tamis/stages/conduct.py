@@ -104,16 +104,17 @@ class Conductor:
                 given=self._signals(),
                 columns=self.columns,
             )
-            positions = chosen.subset.positions
+            positions, weights = chosen.subset.positions, chosen.subset.weights
         elif on == "@pool":
             import numpy as np
 
-            positions = np.flatnonzero(self.view().usable)
+            positions, weights = np.flatnonzero(self.view().usable), None
         else:
-            positions = self.outcomes[on[1:]].subset.positions
-        return train_one(self._training_job(stage, positions))
+            subset = self.outcomes[on[1:]].subset
+            positions, weights = subset.positions, subset.weights
+        return train_one(self._training_job(stage, positions, weights))
 
-    def _training_job(self, stage: Stage, positions: Any) -> TrainingJob:
+    def _training_job(self, stage: Stage, positions: Any, weights: Any) -> TrainingJob:
         assert self.pool is not None
         seed = int(stage.settings.get("seed", 0))
         return TrainingJob(
@@ -125,6 +126,7 @@ class Conductor:
             positions=tuple(int(place) for place in positions),
             seeds=Seeds(adapter=seed, order=seed),
             machine=self.work.machine,
+            row_weights=None if weights is None else tuple(float(weight) for weight in weights),
         )
 
     def _pass(self, stage: Stage) -> Signal:

@@ -15,6 +15,7 @@ from tamis.checkpoints import Checkpoint
 from tamis.engine import map_jobs
 from tamis.models import ModelRef
 from tamis.pool import Pool
+from tamis.stages.launched import train_in_processes
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, Store, load_arrays, save_arrays
 from tamis.values import Items, Machine, Seeds
@@ -87,7 +88,10 @@ def train_one(job: TrainingJob) -> Training:
     def make(folder: Path) -> dict[str, Any]:
         rows = render_rows(job.rows_of.read(job.positions), job.model, row_weights=_weights(job.row_weights))
         log.info("training on %d rows, %d tokens", len(rows), rows.tokens)
-        kept = trainer.train(job.model, rows, job.seeds, (), folder, job.machine)
+        if job.machine.processes > 1:
+            kept = train_in_processes(job.trainer, job.settings, job.model, rows, job.seeds, folder, job.machine)
+        else:
+            kept = trainer.train(job.model, rows, job.seeds, (), folder, job.machine)
         return {
             "checkpoints": [checkpoint.path.relative_to(folder).as_posix() for checkpoint in kept],
             "rows": len(rows),
