@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,7 +84,11 @@ def curate(
 def run_here(recipe: str, workspace: Path, overrides: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
     """Run the flow in this process, against the server at `PREFECT_API_URL` or one of our own for as long as it takes."""
     with server(workspace) as url, temporary_settings({PREFECT_API_URL: url}):
-        outcome: dict[str, Any] = curate(recipe, str(workspace), list(overrides), dict(options))
+        try:
+            outcome: dict[str, Any] = curate(recipe, str(workspace), list(overrides), dict(options))
+        finally:
+            for handler in logging.getLogger("prefect.flow_runs").handlers:
+                handler.flush()  # what the log still holds goes to the server before it stops
     return outcome
 
 

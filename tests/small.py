@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tiny
 
-GOOD, SECOND = 48, 16  # rows of the two pool files that can be trained on; with SHARD_ROWS they make five shards
-SHARD_ROWS = 16
+from tamis import recipe as recipes
+from tamis import runs
+from tamis.engine import machine
+from tamis.report import write_report
+from tamis.stages.conduct import Conductor
+from tamis.stages.workspace import Work, Workspace
+from tamis.store import Store
+
+GOOD, SECOND = 48, 16  # rows of the two pool files that can be trained on; with SHARD_ROWS they make nine shards
+SHARD_ROWS = 8
 BROKEN = (  # each is read and ends in the quarantine
     '{"instruction": "add seven", "output":',
     '{"instruction": "", "input": "", "output": "eleven"}',
@@ -41,6 +54,13 @@ proof:
 """
 
 
+RUN_FILES = {  # what a run folder holds (DESIGN §5), the report's inputs included
+    *("recipe.lock.yaml", "manifest.json", "events.jsonl", "subset.parquet", "ledger.parquet", "quarantine.parquet"),
+    *("comparison.json", "report.html", "checkpoints", "pool.json", "columns.parquet", "map.parquet", "examples.json"),
+}
+COMMAND = Path(sys.executable).with_name("tamis")
+
+
 @dataclass(frozen=True)
 class World:
     """Files of a small world. `rows` is the number of rows read from the pool, whatever became of them."""
@@ -66,6 +86,77 @@ def make_world(folder: Path) -> World:
     recipe = folder / "small.yaml"
     recipe.write_text(RECIPE.format(model=model, folder=folder, shard_rows=SHARD_ROWS), encoding="utf-8")
     return World(folder, recipe, GOOD + SECOND + len(BROKEN) + len(PROMPT_ONLY))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder and its manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    def made(self, name: str) -> tuple[int, int]:
+        """(shards measured by this run, shards) of a pass, the target's and the evaluation set's included."""
+        one = next(one for one in self.manifest["passes"] if one["pass"] == name)
+        return int(one["made"]), int(one["shards"])
+
+
+def conduct(world: World, workspace: Path, overrides: Sequence[str] = (), workers: int = 1) -> Run:
+    """Carry out the recipe by plain functions, without Prefect."""
+    started = time.time()
+    recipe = recipes.load(str(world.recipe), overrides)
+    folder = runs.start(recipe, workspace / "runs")
+    work = Work(events=folder / "events.jsonl")
+    conductor = Conductor.of(recipe, Workspace(workspace, machine(workers=workers), recipe.model, work))
+    conductor.ingest()
+    for stage in recipe.stages:
+        conductor.carry_out(stage)
+    manifest = runs.finish(conductor, folder, started)
+    write_report(folder)
+    return Run(folder, manifest)
+
+
+def finished(workspace: Path, kind: str, array: str = "") -> dict[str, int]:
+    """Entries of a kind that are complete in the store, with the time of their manifest; of signals with an array."""
+    entries = Store(workspace / "store").entries(kind)
+    return {
+        entry.path.name: (entry.path / "manifest.json").stat().st_mtime_ns
+        for entry in entries
+        if not array or array in entry.facts["arrays"]
+    }
+
+
+def tamis(*arguments: object, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start the command line as a user does."""
+    return subprocess.Popen(
+        [str(COMMAND), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def wait_for_event(run: subprocess.Popen[str], workspace: Path, seconds: float = 150, **wanted: Any) -> None:
+    """Return as soon as the running command logs an event with these facts; stop it and fail where it does not."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and run.poll() is None:
+        for event in events(workspace):
+            if wanted.items() <= event.items():
+                return
+        time.sleep(0.004)
+    run.kill()
+    out, err = run.communicate()
+    raise AssertionError(f"no event {wanted} within {seconds} s\n{out}\n{err[-2000:]}")
+
+
+def events(workspace: Path) -> Iterator[dict[str, Any]]:
+    """Events of the latest run, oldest first; a line that is still being written is left out."""
+    files = sorted(workspace.glob("runs/*/events.jsonl"))
+    lines = files[-1].read_text(encoding="utf-8").splitlines() if files else []
+    for line in lines:
+        if line.endswith("}"):
+            yield json.loads(line)
 
 
 def _good(n: int, seed: int) -> list[str]:

@@ -24,9 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TamisError as error:
         report_failure(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        report_failure("stopped; the same command goes on where this one stopped")
-        sys.exit(130)
+    except SystemExit as left:
+        if left.code == 130:  # what typer makes of Ctrl-C
+            report_failure("stopped; the same command goes on where this one stopped")
+        raise
 
 
 def _stop_on_sigterm() -> None:

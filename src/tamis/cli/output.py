@@ -31,7 +31,8 @@ def report_failure(error: object) -> None:
 
     faults = list(error.faults) if isinstance(error, RecipeError) else [str(error)]
     if _STATE["json"]:
-        sys.stdout.write(json.dumps({"error": type(error).__name__, "faults": faults}, ensure_ascii=False) + "\n")
+        kind = type(error).__name__ if isinstance(error, Exception) else "Stopped"
+        sys.stdout.write(json.dumps({"error": kind, "faults": faults}, ensure_ascii=False) + "\n")
     for fault in faults:
         sys.stderr.write(f"tamis: {fault}\n")
 
