@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,7 +18,10 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.soak
 def test_the_wheel_checks_a_shipped_recipe_from_an_empty_folder(tmp_path: Path) -> None:
     built = tmp_path / "built"
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(built), str(ROOT)]
+    tree = tmp_path / "tree"  # a copy: building leaves a folder behind
+    ignored = shutil.ignore_patterns(".venv", ".git", "build", "*.egg-info", ".tamis", "__pycache__")
+    shutil.copytree(ROOT, tree, symlinks=True, ignore=ignored)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(built), str(tree)]
     subprocess.run(pip, check=True, timeout=300)
     wheel = next(built.glob("tamis-*.whl"))
     names = zipfile.ZipFile(wheel).namelist()

@@ -13,7 +13,7 @@ _STATE = {"json": False}
 
 def use_json(on: bool) -> None:
     """Print one machine-readable object on standard output and nothing else there."""
-    _STATE["json"] = _STATE["json"] or on
+    _STATE["json"] = on
 
 
 def result(value: Mapping[str, Any], lines: Iterable[str] = ()) -> None:
