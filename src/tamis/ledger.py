@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from tamis.errors import DataError
@@ -14,7 +15,17 @@ if TYPE_CHECKING:
 
     from tamis.views import PoolView
 
+_DETAIL = re.compile(r"( at (byte|character) \d+|: | \(found: ).*$", re.DOTALL)
 TEXT = ("key", "file", "source", "verdict", "step", "reason")
+
+
+def kind_of(reason: str) -> str:
+    """A quarantine reason without the details of its row, for counting.
+
+    >>> kind_of("invalid UTF-8 at byte 121"), kind_of("broken JSON: Expecting value at character 3")
+    ('invalid UTF-8', 'broken JSON')
+    """
+    return _DETAIL.sub("", reason)
 
 
 def schema() -> pa.Schema:

@@ -94,11 +94,11 @@ def _pair(text: str) -> tuple[str, str]:
 def _reasons(pool: Any) -> dict[str, int]:
     from collections import Counter
 
-    from tamis.ledger import quarantine
+    from tamis.ledger import kind_of, quarantine
     from tamis.views import PoolView
 
     rows = quarantine(PoolView(pool)).to_pylist()
-    counts = Counter(row["reason"].partition(":")[0] for row in rows if row["verdict"] == "quarantined")
+    counts = Counter(kind_of(row["reason"]) for row in rows if row["verdict"] == "quarantined")
     return dict(counts.most_common(12))
 
 

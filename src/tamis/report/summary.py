@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from tamis.ledger import kind_of
 from tamis.report.charts import items_only_mark
 from tamis.report.folder import RunFolder
 from tamis.report.inert import clean
@@ -101,7 +102,8 @@ def losses(run: RunFolder) -> list[dict[str, Any]]:
     if ledger is None:
         return []
     columns = (ledger[name].to_pylist() for name in ("verdict", "step", "reason"))
-    lost = Counter(key for key in zip(*columns, strict=True) if key[0] != "selected")
+    rows_lost = (key for key in zip(*columns, strict=True) if key[0] != "selected")
+    lost = Counter((*key[:2], kind_of(str(key[2])) if key[0] == "quarantined" else key[2]) for key in rows_lost)
     ranked = lost.most_common()
     lines = [
         {"verdict": clean(key[0]), "step": clean(key[1]), "reason": clean(key[2], MAX_EXCERPT), "rows": rows}
