@@ -61,8 +61,13 @@ def _one(name: str, scratch: Path) -> list[Source]:
     if name.startswith("tamis:"):
         from tamis.models import shipped
 
-        path = shipped(name)
-        return [Source(name, path, path.name)]
+        if not glob.has_magic(name):
+            path = shipped(name)
+            return [Source(name, path, path.name)]
+        found = sorted(shipped("tamis:").glob(name.removeprefix("tamis:")))
+        if not found:
+            raise DataError(f"{name}: the pattern matches nothing that tamis ships")
+        return [Source(f"tamis:{path.relative_to(shipped('tamis:'))}", path, path.name) for path in found]
     if name.startswith("hf://") and not name.startswith("hf://datasets/"):
         return _from_hub(name, scratch)
     if "://" in name:
