@@ -1,4 +1,4 @@
-"""The application: options that every verb shares, and the verbs, gathered from their rooms."""
+"""The application, and the options that verbs share; the rooms of verbs add theirs to it."""
 
 from __future__ import annotations
 
@@ -37,6 +37,3 @@ def root(
         typer.echo(__version__)
         raise typer.Exit
     output.show_progress()
-
-
-from tamis.cli import choosing, inspecting, pools, running  # noqa: E402, F401 - they add their verbs to `app`

@@ -1,4 +1,4 @@
-"""The verb `list`, answered without the application: typer reads parameters through pydantic, which listing must not load."""
+"""The verb `list`, answered without typer, which reads parameters through pydantic: listing may not load that."""
 
 from __future__ import annotations
 
