@@ -82,7 +82,7 @@ def curate(
 
 
 def run_here(recipe: str, workspace: Path, overrides: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Run the flow in this process, against the server at `PREFECT_API_URL` or one of our own for as long as it takes."""
+    """Run the flow in this process, against the server at `PREFECT_API_URL` or one of our own."""
     with server(workspace) as url, temporary_settings({PREFECT_API_URL: url}):
         try:
             outcome: dict[str, Any] = curate(recipe, str(workspace), list(overrides), dict(options))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tamis.errors import TamisError
 
-HEALTHY_SECONDS = 120
+HEALTHY_SECONDS = 300  # a busy machine is slow to import; a server that died is seen at once
 STOP_SECONDS = 20
 
 

@@ -1,4 +1,4 @@
-"""A small world for tests of the whole: a dirty pool, a target, an evaluation set, a random model, and the full recipe."""
+"""A small world for tests of the whole: a dirty pool, a target, an evaluation set, a random model, a full recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import tiny
-
 from tamis import recipe as recipes
 from tamis import runs
 from tamis.engine import machine
@@ -40,7 +39,8 @@ pool: {{files: [{folder}/pool/*.jsonl], shard_rows: {shard_rows}}}
 target: {{files: [{folder}/target.jsonl]}}
 scores: {{score: [perplexity, ifd, length]}}
 warmup:
-  {{train: lora, on: {{select: random, budget: 16, seed: 1}}, epochs: 2, keep: every-epoch, rank: 2, alpha: 4, batch_rows: 4}}
+  {{train: lora, on: {{select: random, budget: 16, seed: 1}}, epochs: 2, keep: every-epoch, rank: 2, alpha: 4,
+   batch_rows: 4}}
 influence: {{pass: influence, checkpoints: "@warmup", target: "@target"}}
 similarity: {{score: gradient-similarity, from: "@influence"}}
 subset: {{select: less, from: "@influence", budget: 25%}}

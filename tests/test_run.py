@@ -1,4 +1,4 @@
-"""The whole recipe: complete run folders, nothing done twice, and a run that is stopped and killed goes on (issue 3)."""
+"""The whole recipe: complete run folders, nothing done twice, a run that is stopped and killed goes on (issue 3)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+
 import small
 from small import Run, World
-
 from tamis.store import Store
 
 STORED = ("shard", "signal", "columns", "subset", "training", "items")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 import small
 
 pytestmark = [pytest.mark.soak, pytest.mark.flow]
