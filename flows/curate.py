@@ -28,6 +28,10 @@ _CONDUCTED: dict[str, Conductor] = {}
 def _reading_failed(task: Any, task_run: Any, state: Any) -> bool:
     """Retry what a network can do wrong; a file that is missing or wrong stays so."""
     error = state.result(raise_on_failure=False)
+    if not isinstance(error, OSError) and isinstance(error, BaseException):
+        error = error.__cause__  # a DataError that says what the hub answered
+    if isinstance(error, FileNotFoundError):
+        return False
     return isinstance(error, (ConnectionError, TimeoutError)) or (isinstance(error, OSError) and error.filename is None)
 
 

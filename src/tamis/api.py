@@ -122,7 +122,7 @@ def select(
     from tamis.stages.select import mixer_of
     from tamis.stages.select import select as run
 
-    built = build("selectors", selector, dict(settings or {}))
+    built, limit = build("selectors", selector, dict(settings or {})), Budget.parse(budget)
     work = dataclasses.replace(work, settings_of_passes=richest(built.needs))
     given: dict[str, Signal] = measure_needs(pool, [], work)
     if any(need.side == "target" or need.name == "influence" for need in built.needs) and target is None:
@@ -133,7 +133,7 @@ def select(
     return run(
         pool,
         built,
-        Budget.parse(budget),
+        limit,
         work,
         target=target,
         where=where,
@@ -161,8 +161,9 @@ def mix(
     """What each group of the pool gets of a budget."""
     from tamis.stages.measure import measure_needs, view_of
 
+    built, limit = build("mixers", mixer, dict(settings or {})), Budget.parse(budget)
     view = view_of(pool, measure_needs(pool, [], work))
-    return dict(build("mixers", mixer, dict(settings or {})).share(view, Budget.parse(budget)))
+    return dict(built.share(view, limit))
 
 
 def train(

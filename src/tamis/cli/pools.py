@@ -32,14 +32,17 @@ def open_workspace(
 ) -> Any:
     """Workspace of a verb; `required`: a pass over a model is going to run, so `--model` must be said."""
     from tamis.api import workspace
-    from tamis.errors import RecipeError
+    from tamis.errors import ModelError, RecipeError
     from tamis.models import ModelRef, folder_of
 
     if model is None and required:
         raise RecipeError("this needs a pass over a model: give --model FOLDER-OR-HUB-NAME (tamis:tiny-lm is shipped)")
     ref = ModelRef(name=model or "tamis:tiny-lm", max_tokens=max_tokens)
     if required:
-        folder_of(ref.name)
+        try:
+            folder_of(ref.name)
+        except ModelError as error:
+            raise RecipeError(f"--model: {error}") from error
     return workspace(place, ref, **machine_options(workers, device))
 
 
