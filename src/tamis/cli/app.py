@@ -28,12 +28,18 @@ Model = Annotated[str | None, typer.Option("--model", help="Folder, hub name or 
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Cut rows at this many tokens.")]
 
 
-@app.callback()
-def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
-) -> None:
-    """Chooses the fine-tuning data that is worth training on, and proves it."""
-    if version:
+def _say_version(asked: bool) -> None:
+    if asked:
         typer.echo(__version__)
         raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_say_version)
+]
+
+
+@app.callback()
+def root(version: Version = False) -> None:
+    """Chooses the fine-tuning data that is worth training on, and proves it."""
     output.show_progress()
