@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,21 +124,24 @@ def test_a_model_pass_that_fails_is_not_tried_again_and_what_is_done_stays(
     assert found["shards_measured"] == 0 and found["rows"] == 5
 
 
-def test_a_cancelled_flow_goes_on_where_it_stopped(
+def test_a_flow_that_is_stopped_is_recorded_so_and_goes_on_where_it_stopped(
     world: World, here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefect.exceptions import TerminationSignal
+    """Prefect cancels a flow by SIGTERM to its process; what was measured by then is kept."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas import filters, sorting
 
-    carry_out = Conductor.carry_out
-
-    def cancelled(conductor: Conductor, stage: Any) -> Any:
-        if stage.name == "subset":
-            raise TerminationSignal(15)  # what Prefect raises in a flow that is cancelled
-        return carry_out(conductor, stage)
-
-    monkeypatch.setattr(Conductor, "carry_out", cancelled)
-    with pytest.raises(TerminationSignal):
-        run_flow(world, tmp_path)
-    monkeypatch.setattr(Conductor, "carry_out", carry_out)
+    run = small.tamis("run", world.recipe, "--workspace", tmp_path, "--workers", 1, "--json")
+    small.wait_for_event(run, tmp_path, event="end", stage="scores")
+    run.send_signal(signal.SIGTERM)
+    out, _ = run.communicate(timeout=120)
+    if run.returncode == 0:
+        pytest.fail(f"the run ended before it was stopped: {out}")
+    assert run.returncode == 143
+    with get_client(sync_client=True) as client:
+        newest = sorting.FlowRunSort.START_TIME_DESC
+        name = filters.FlowRunFilter(name=filters.FlowRunFilterName(any_=[str(world.recipe)]))
+        stopped = client.read_flow_runs(flow_run_filter=name, sort=newest, limit=1)[0]
+    assert stopped.state is not None and not stopped.state.is_completed()
     found = run_flow(world, tmp_path)
     assert found["shards_measured"] == 0 and found["rows"] == 5

@@ -1,6 +1,6 @@
 """The GPU tier needs torch, transformers, peft, safetensors, numpy and pyarrow alone: run it with `PYTHONPATH=src`.
 
-    PYTHONPATH=src python -m pytest -m gpu --confcutdir tests/gpu tests/gpu
+PYTHONPATH=src python -m pytest -m gpu --confcutdir tests/gpu tests/gpu
 """
 
 from __future__ import annotations
