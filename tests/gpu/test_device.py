@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from tamis.models import ModelRef
 from tamis.rendering import render_rows
 from tamis.scorers.passes.influence import Influence

@@ -41,7 +41,7 @@ class Step:
         """The step for people and for `--json`."""
         minutes = self.tokens * self.forwards / tokens_per_second / 60
         facts = {"stage": self.stage, "what": self.what, "rows": self.rows, "tokens": self.tokens, "done": self.done}
-        return {**facts, "minutes": round(minutes, 2), "disk_bytes": self.disk}
+        return {**facts, "minutes": round(minutes, 4), "disk_bytes": self.disk}
 
 
 def plan(recipe: Recipe, work: Workspace) -> dict[str, Any]:
