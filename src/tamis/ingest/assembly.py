@@ -54,7 +54,7 @@ def ingest(
             shards += made
             rejects.append(entry.file(REJECTS))
             about = {key: value for key, value in entry.facts.items() if key != "shards"}
-            facts.append({"name": found.name, "digest": digest, **about})
+            facts.append({"name": found.name, "digest": digest, **found.place(), **about})
     return Pool(tuple(shards), tuple(facts), tuple(rejects))
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -157,7 +157,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Lines without their ends; one longer than 16 MiB is cut to 16 MiB + 1 bytes, the rest of it skipped."""
+    """Lines with their ends; one longer than 16 MiB is cut to 16 MiB + 1 bytes, the rest of it skipped."""
     first = True
     while line := stream.readline(MAX_BYTES + 1):
         if len(line) > MAX_BYTES:
@@ -169,17 +169,15 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _line_of_json(line: bytes) -> Record:
-    line = line.strip()
-    if len(line) > MAX_BYTES:
-        return too_long(line)
-    return values.parse(line)
+    said = line.strip()
+    return too_long(said) if len(said) > MAX_BYTES else replace(values.parse(said), raw=line)
 
 
 def _line_of_text(line: bytes) -> Record:
-    line = line.rstrip(b"\r\n")
-    if len(line) > MAX_BYTES:
-        return too_long(line)
+    said = line.rstrip(b"\r\n")
+    if len(said) > MAX_BYTES:
+        return too_long(said)
     try:
-        return Record(value={"text": line.decode("utf-8")}, raw=line)
+        return Record(value={"text": said.decode("utf-8")}, raw=line)
     except UnicodeDecodeError as error:
         return Record(fault=f"invalid UTF-8 at byte {error.start}", raw=line)

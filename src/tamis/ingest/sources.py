@@ -34,6 +34,10 @@ class Source:
             stem = stem.removesuffix(suffix)
         return stem or self.file
 
+    def place(self) -> dict[str, str]:
+        """`{"path": …}`, where the file lies on this machine; nothing for a remote or shipped one, found by name."""
+        return {} if "://" in self.name or self.name.startswith("tamis:") else {"path": str(self.path.resolve())}
+
     def digest(self) -> str:
         """Digest of the file, or of all Arrow files of a dataset folder in order."""
         if self.path.is_dir():
@@ -125,7 +129,7 @@ def _remote(url: str, scratch: Path) -> list[Source]:
             local = scratch / f"{number}-{file}"
             with remote as stream, local.open("wb") as copy:
                 shutil.copyfileobj(stream, copy, 1 << 20)
-            name = url if len(opened) == 1 else f"{url.partition('://')[0]}://{remote.path}"
+            name = url if len(opened) == 1 else str(remote.full_name)
             sources.append(Source(name, local, file))
     except FileNotFoundError as error:
         raise DataError(f"{url}: there is no such remote file") from error
