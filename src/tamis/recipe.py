@@ -19,7 +19,7 @@ from tamis.values import Budget
 VERBS = ("train", "pass", "score", "select", "compare", "evaluate", "export")
 HEAD = ("name", "about", "model", "pool", "target")
 GIVEN = ("pool", "target", "model")
-SOURCES = ("files", "map", "sample", "source", "shard_rows", "max_bad")
+SOURCES = ("files", "map", "sample", "source", "shard_rows", "max_bad", "columns")
 _KIND = {"train": "trainers", "pass": "passes", "select": "selectors", "evaluate": "evaluators"}
 # Settings of a stage that belong to the stage, not to its component.
 STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
@@ -212,6 +212,8 @@ def _source(marked: Marked, path: tuple[str, ...], value: Any) -> None:
     files = file_list(value)
     if not files:
         marked.fault(path, "needs `files`: a list of paths, globs or hf:// names")
+    if "columns" in value:
+        _check_ratings(marked, (*path, "columns"), value["columns"], path == ("pool",))
     from tamis.ingest.sources import resolve
 
     for name in files:
@@ -221,6 +223,34 @@ def _source(marked: Marked, path: tuple[str, ...], value: Any) -> None:
             resolve([name], Path())
         except DataError as error:
             marked.fault((*path, "files"), str(error))
+
+
+def _check_ratings(marked: Marked, path: tuple[str, ...], value: Any, of_pool: bool) -> None:
+    from tamis.columns_io import sources_of
+
+    if not of_pool:
+        marked.fault(path, "ratings are columns of the pool; move them there")
+        return
+    try:
+        given = sources_of(value)
+    except RecipeError as error:
+        marked.fault(path, str(error))
+        return
+    for file, _ in given:
+        if not Path(file).is_file():
+            marked.fault(path, f"there is no file {file}")
+
+
+def rating_stems(values: Mapping[str, Any]) -> set[str]:
+    """First parts of the names of columns that the recipe's pool brings along (`my_ratings` of `my_ratings.parquet`)."""
+    from tamis.columns_io import sources_of, stem_of
+
+    pool = values.get("pool")
+    given = pool.get("columns", ()) if isinstance(pool, Mapping) else ()
+    try:
+        return {stem_of(file) for file, _ in sources_of(given)}
+    except RecipeError:
+        return set()  # said where the pool is checked
 
 
 def file_list(value: Any) -> list[str]:
@@ -391,7 +421,8 @@ def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> 
         _check_component(marked, stage, (stage.name, "mix"), "mixers", name, settings)
     for column in _columns_used(marked, stage):
         scorer = column.partition("@")[0].partition(".")[0]
-        if scorer not in CATALOGUE["scorers"] and scorer not in ("source", "kind", "file", "meta"):
+        known = {*CATALOGUE["scorers"], "source", "kind", "file", "meta", *rating_stems(marked.values)}
+        if scorer not in known:
             marked.fault((stage.name,), f"uses the column {column!r}, which no scorer makes{_near_scorer(scorer)}")
 
 
