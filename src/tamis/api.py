@@ -129,8 +129,13 @@ def filter(  # noqa: A001 - the verb's name
     `where`: `"ifd < 1 and source != 'web'"`. `columns`, `on`: files of ratings, as for `add_columns`. Columns that
     nobody has made yet are made with the default settings of their scorer. Raises RecipeError for a wrong expression.
     """
+    import numpy as np
+
     everything = build("selectors", "random", {"seed": 0})
-    return _choose(pool, everything, "filter", Budget(share=1.0), columns, on, model, work, where=where)
+    chosen = _choose(pool, everything, "filter", Budget(share=1.0), columns, on, model, work, where=where)
+    positions = np.sort(chosen.subset.positions)
+    kept = Subset(positions=positions, gains=np.zeros(len(positions), np.float32))
+    return dataclasses.replace(chosen, subset=kept)
 
 
 def select(
