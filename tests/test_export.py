@@ -125,7 +125,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, model: ModelRef) -> tuple
     rows = [row for row in made if not render(row, model).reason]
     keys = {row.key for row in rows}
     places = [place for place, row in enumerate(made) if row.key in keys]
-    written = export(made, places, folder / "trl.jsonl", "trl", render=lambda row: render(row, model))
+    written = export(made, places, folder / "trl.jsonl", "trl", model=model)
     assert written.rows == len(rows) > 15
     return rows, written.path
 
@@ -157,6 +157,6 @@ def test_rows_without_a_token_to_train_are_named(tmp_path: Path, model: ModelRef
     long = tiny.make_row(tiny.chat("stone " * 200, "apple"))
     short = tiny.make_row(tiny.chat("stone", "apple"))
     made = tiny.make_pool(tmp_path / "p", [long, short])
-    written = export(made, [0, 1], tmp_path / "o.jsonl", "trl", render=lambda row: render(row, model))
+    written = export(made, [0, 1], tmp_path / "o.jsonl", "trl", model=model)
     assert written.rows == 1
     assert "1 rows left out: no token to score is left after truncation" in written.notes
