@@ -200,7 +200,10 @@ def _check_model_name(marked: Marked, name: str) -> None:
 
 
 def _source(marked: Marked, path: tuple[str, ...], value: Any) -> None:
-    """Check a pool: `{files: [...], map: {...}, sample: {rows, seed, skip}}`; every missing file is a fault."""
+    """Check a pool: `{files: [...], map: {...}, sample: {rows, seed, skip}}`; every missing file is a fault.
+
+    `files`: names as `tamis.ingest.sources` reads them; `map`: entries of `tamis.ingest.mappings`, flat or nested.
+    """
     if isinstance(value, (str, list)):
         value = {"files": value}
     if not isinstance(value, Mapping):
@@ -216,11 +219,10 @@ def _source(marked: Marked, path: tuple[str, ...], value: Any) -> None:
         _check_ratings(marked, (*path, "columns"), value["columns"], path == ("pool",))
     from tamis.ingest.sources import resolve
 
+    _mapping(marked, path, value.get("map"))
     for name in files:
-        if "://" in name:
-            continue  # remote: looked at when the run starts
         try:
-            resolve([name], Path())
+            resolve([name], Path(), fetch=False)  # what is remote is looked at when the run starts
         except DataError as error:
             marked.fault((*path, "files"), str(error))
 
@@ -251,6 +253,19 @@ def rating_stems(values: Mapping[str, Any]) -> set[str]:
         return {stem_of(file) for file, _ in sources_of(given)}
     except RecipeError:
         return set()  # said where the pool is checked
+
+
+def _mapping(marked: Marked, path: tuple[str, ...], value: Any) -> None:
+    from tamis.ingest.mappings import check_mapping, flatten
+
+    if value is not None and not isinstance(value, Mapping):
+        marked.fault((*path, "map"), f"expected {{prompt: field, …}}, got {value!r}")
+        return
+    try:
+        check_mapping(flatten(value))
+    except RecipeError as error:
+        for fault in error.faults:
+            marked.fault((*path, "map"), fault.removeprefix("--map "))
 
 
 def file_list(value: Any) -> list[str]:

@@ -52,10 +52,15 @@ def ingest(
     inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Paths, globs, folders, hf:// names, URLs.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write the pool to.")] = None,
     mapping: Annotated[
-        list[str] | None, typer.Option("--map", metavar="ROLE=FIELD", help="prompt=question,response=a")
+        list[str] | None,
+        typer.Option("--map", metavar="NAME=FIELD", help="prompt=question,messages.role=who,role.bot=assistant"),
     ] = None,
     source: Annotated[str | None, typer.Option("--source", help="Source name of rows that name none.")] = None,
     preview: Annotated[int, typer.Option("--preview", help="Show this many rows as read, and write nothing.")] = 0,
+    model: Annotated[
+        str, typer.Option("--model", help="Whose template and tokens --preview shows: folder or hub name.")
+    ] = "tamis:tiny-lm",
+    max_tokens: MaxTokens = 2048,
     max_bad: Annotated[
         str | None, typer.Option("--max-bad", help="Exit with 3 above this share, for example 0.1%.")
     ] = None,
@@ -67,7 +72,9 @@ def ingest(
 
     roles = dict(_pair(part) for item in mapping or [] for part in item.split(","))
     if preview:
-        _preview(inputs, preview, roles)
+        from tamis.cli.previewing import show
+
+        show(inputs, preview, roles, model, max_tokens)
         return
     if out is None:
         raise RecipeError("ingest needs --out FOLDER for the pool (or --preview 5 to look first)")
@@ -76,10 +83,11 @@ def ingest(
 
     pool = open_pool(inputs, out=out, mapping=roles or None, source=source)
     names = ("name", "format", "rows", "kept", "quarantined", "dropped")
-    files = [{name: file[name] for name in names} for file in pool.files]
+    files = [{name: file.get(name) for name in (*names, "notes") if name in file} for file in pool.files]
     lines = output.table([[file[name] for name in names] for file in files], list(names))
     reasons = _reasons(pool)
     lines += ["", *[f"quarantined {count:>7,}  {reason}" for reason, count in reasons.items()]] if reasons else []
+    lines += [f"note: {note}" for note in dict.fromkeys(note for file in pool.files for note in file.get("notes", []))]
     lines += ["", f"{len(pool):,} rows in {out}"]
     output.result({"pool": str(out), "rows": len(pool), "files": files, "quarantine": reasons}, lines)
     if max_bad is not None:
@@ -91,7 +99,7 @@ def _pair(text: str) -> tuple[str, str]:
 
     role, equals, name = text.partition("=")
     if not equals or not role or not name:
-        raise RecipeError(f"--map {text}: expected ROLE=FIELD, for example prompt=question")
+        raise RecipeError(f"--map {text}: expected NAME=FIELD, for example prompt=question")
     return role.strip(), name.strip()
 
 
@@ -104,23 +112,6 @@ def _reasons(pool: Any) -> dict[str, int]:
     rows = quarantine(PoolView(pool)).to_pylist()
     counts = Counter(row["reason"].partition(":")[0] for row in rows if row["verdict"] == "quarantined")
     return dict(counts.most_common(12))
-
-
-def _preview(inputs: list[str], rows: int, roles: dict[str, str]) -> None:
-    import dataclasses
-
-    from tamis.ingest import preview
-
-    for name in inputs:
-        seen = preview(name, rows, roles or None)
-        lines = [f"{name}: {seen.format}", *(f"  {key} <- {value}" for key, value in seen.mapping.items())]
-        for row in seen.rows:
-            lines += ["", f"[{row.kind}] {row.source}"]
-            for message in (*row.messages, *row.chosen):
-                lines.append(f"  {message['role']}: {str(message.get('content'))[:400]}")
-        lines += [f"  ! {fault}" for fault in seen.faults]
-        value = {"file": name, "format": seen.format, "mapping": seen.mapping, "faults": seen.faults}
-        output.result({**value, "rows": [dataclasses.asdict(row) for row in seen.rows]}, lines)
 
 
 @app.command()

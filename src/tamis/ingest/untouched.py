@@ -6,15 +6,16 @@ import bisect
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tamis import digests
 from tamis.errors import DataError, RecipeError
 from tamis.ingest import readers, sources
+from tamis.ingest.readers import Container
 from tamis.ingest.records import Record
 from tamis.ingest.sources import Source
 from tamis.pool import Pool
@@ -52,6 +53,7 @@ class _Asked:
 
     name: str
     digest: str
+    packed: Container
     path: str | None
     records: dict[int, int]
 
@@ -62,7 +64,7 @@ def _spool(pool: Pool, positions: Sequence[int], scratch: Path, spool: IO[bytes]
     for number, asked in enumerate(_asked(pool, positions)):
         source = _again(asked, scratch / str(number))
         last = max(asked.records)
-        for record in readers.read(source.path, readers.container(source.path, source.file)):
+        for record in readers.read(source.path, asked.packed):
             if (place := asked.records.get(record.position)) is not None:
                 raw = _bytes(record)
                 found[place] = (spool.tell(), len(raw))
@@ -93,10 +95,12 @@ def _asked(pool: Pool, positions: Sequence[int]) -> list[_Asked]:
         if key != digests.of_bytes(f"{about['digest']}:{ordinals[number]}:{position}".encode()):
             raise DataError(f"row {place} of the pool did not come from {about['name']}: its record cannot be found")
         asked.setdefault(number, {})[position] = place
-    return [
-        _Asked(pool.files[number]["name"], pool.files[number]["digest"], pool.files[number].get("path"), records)
-        for number, records in sorted(asked.items())
-    ]
+    return [_about(pool.files[number], records) for number, records in sorted(asked.items())]
+
+
+def _about(file: Mapping[str, Any], records: dict[int, int]) -> _Asked:
+    packed = Container.parse(str(file["format"]).partition(":")[0])
+    return _Asked(file["name"], file["digest"], packed, file.get("path"), records)
 
 
 def _places(pool: Pool, positions: Sequence[int]) -> dict[int, tuple[str, int]]:
