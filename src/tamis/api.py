@@ -370,20 +370,34 @@ def compare(
     return Comparison(run(view, _selection(chosen), goal, design, chosen.work, seconds=chosen.seconds))
 
 
-def export(subset: Chosen | str | Path, to: str, out: str | Path, *, model: Model = None, work: Place = None) -> Export:
+def export(
+    subset: Chosen | str | Path,
+    to: str,
+    out: str | Path,
+    *,
+    model: Model = None,
+    scored_with: Model = None,
+    work: Place = None,
+) -> Export:
     """Write a subset for a trainer: trl, axolotl, llama-factory, hf, jsonl, parquet, or original (your rows, untouched).
 
     `model` is the one that will be trained, by default the one that the subset was chosen with: with it the forms carry
-    turn and token masks, and the mask linter looks at the rows. What a form cannot carry is in `notes`. Raises
-    RecipeError for an unknown form, DataError for a form that can carry none of the rows.
+    turn and token masks, and the mask linter looks at the rows, against the template of `scored_with` (by default the
+    model that chose). What a form cannot carry is in `notes`. Raises RecipeError for an unknown form, DataError for a
+    form that can carry none of the rows.
     """
     from tamis.exporting import export as run
 
-    own = subset.work.model if isinstance(subset, Chosen) and not subset.work.assumed else None
     chosen = _chosen(subset, work, model, "")
     trained = None if chosen.work.assumed else chosen.work.model
+    if scored_with is not None:
+        scored_with = _work(chosen.work, scored_with).model
+    elif isinstance(subset, Chosen) and not subset.work.assumed:
+        scored_with = subset.work.model
     rows = chosen.subset
-    return run(chosen.pool, rows.positions, Path(out), to, weights=rows.weights, model=trained, scored_with=own)
+    return run(
+        chosen.pool, rows.positions, Path(out), to, weights=rows.weights, model=trained, scored_with=scored_with
+    )
 
 
 def run(
