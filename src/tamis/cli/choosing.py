@@ -179,9 +179,7 @@ def compare(
 def export(
     subset: SubsetName,
     out: Annotated[Path, typer.Option("--out", help="File to write (hf: a folder).")],
-    form: Annotated[
-        str | None, typer.Option("--to", help="trl, axolotl, llama-factory, jsonl, parquet or hf.")
-    ] = None,
+    form: Annotated[str | None, typer.Option("--to", help="trl, axolotl, llama-factory, jsonl, parquet or hf.")] = None,
     original: Annotated[bool, typer.Option("--original", help="The untouched input rows, byte for byte.")] = False,
     model: Model = None,
     scored_with: Annotated[
