@@ -70,18 +70,20 @@ def ingest(
     output.use_json(json)
     from tamis.errors import RecipeError
 
-    roles = dict(_pair(part) for item in mapping or [] for part in item.split(","))
+    entries = dict(_pair(part) for item in mapping or [] for part in item.split(","))
     if preview:
         from tamis.cli.previewing import show
 
-        show(inputs, preview, roles, model, max_tokens)
+        show(inputs, preview, entries, model, max_tokens)
         return
     if out is None:
         raise RecipeError("ingest needs --out FOLDER for the pool (or --preview 5 to look first)")
     from tamis.api import open_pool
-    from tamis.stages.sources import check_quarantine
+    from tamis.stages.sources import bound, check_quarantine
 
-    pool = open_pool(inputs, out=out, mapping=roles or None, source=source)
+    if max_bad is not None:
+        bound(max_bad)
+    pool = open_pool(inputs, out=out, mapping=entries or None, source=source)
     names = ("name", "format", "rows", "kept", "quarantined", "dropped")
     files = [{name: file.get(name) for name in (*names, "notes") if name in file} for file in pool.files]
     lines = output.table([[file[name] for name in names] for file in files], list(names))
@@ -97,10 +99,10 @@ def ingest(
 def _pair(text: str) -> tuple[str, str]:
     from tamis.errors import RecipeError
 
-    role, equals, name = text.partition("=")
-    if not equals or not role or not name:
+    name, equals, field = text.partition("=")
+    if not equals or not name or not field:
         raise RecipeError(f"--map {text}: expected NAME=FIELD, for example prompt=question")
-    return role.strip(), name.strip()
+    return name.strip(), field.strip()
 
 
 def _reasons(pool: Any) -> dict[str, int]:

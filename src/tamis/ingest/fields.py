@@ -26,15 +26,21 @@ class Fields:
 
     @classmethod
     def mapped(cls, record: Mapping[str, Any], rules: Rules) -> Fields:
-        """Name the fields of a record as the rules say; where they replace the detection, the others are extra."""
+        """Name the fields of a record as the rules say; where they replace the detection, the others are extra.
+
+        `source`, which says nothing to the model, is found by its name all the same.
+        """
         found = {name: item for name, path in rules.fields.items() if (item := nested(record, path)) is not None}
         paths = set(rules.fields.values())
+        if "source" not in paths and "source" not in rules.fields and isinstance(record.get("source"), str):
+            found["source"] = record["source"]
+            paths.add("source")
         fields = cls({} if rules.whole else record)
         fields.rules = rules
         others = record if rules.whole else {name: record.get(name) for name in found}
         fields.extra = {key: item for key, item in others.items() if key not in paths and item is not None}
         fields.left = {key: item for key, item in fields.left.items() if key not in paths and key not in found} | found
-        fields.names |= {name: rules.fields[name] for name in found}
+        fields.names |= {name: rules.fields.get(name, name) for name in found}
         return fields
 
     def take(self, canonical: str, *aliases: str) -> Any:

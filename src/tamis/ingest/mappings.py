@@ -10,7 +10,8 @@ r"""What the user says about the fields of a record, on the command line and in 
 
 On the command line `--map prompt=question,role.bot=assistant`. In a recipe the same entries under `map:`, or nested:
 `map: {messages: {field: talk, role: speaker, content: text}, roles: {user: [customer], assistant: [bot, agent]}}`.
-Naming one of prompt, text, messages or chosen replaces the detection as a whole; other entries add to it.
+Naming one of prompt, text, messages or chosen replaces the detection as a whole (but for `source`, found by its name);
+other entries add to it.
 """
 
 from __future__ import annotations
