@@ -1,4 +1,4 @@
-"""MkDocs hook: pages written from the code (components from their docstrings, the functions of Python), and CONTRIBUTING.
+"""MkDocs hook: pages from the code (components by their docstrings, the functions of Python), and CONTRIBUTING.
 
 `pages()` is plain Python and is tested without MkDocs.
 """
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 INTRODUCTION = {
-    "passes": "A pass touches a model and makes a signal, which is kept. Scorers and selectors ask for passes themselves; "
-    "only `influence` is written into a recipe.",
+    "passes": "A pass touches a model and makes a signal, which is kept. Scorers and selectors ask for passes "
+    "themselves; only `influence` is written into a recipe.",
     "scorers": "A scorer turns signals into columns: `tamis score POOL --with NAME`. Its settings are given as "
     "`--set NAME.setting=value`.",
     "selectors": "A selector picks rows within a budget: `tamis select POOL --with NAME --set setting=value`.",
@@ -79,9 +79,11 @@ def _signature(function: Any) -> str:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not keyword:
             parts.append("*")
             keyword = True
-        parts.append(str(parameter))
+        stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        default = "" if parameter.default is inspect.Parameter.empty else f" = {parameter.default!r}"
+        parts.append(f"{stars}{parameter.name}: {parameter.annotation}{default}")
     text = ",\n    ".join(parts)
-    return f"(\n    {text},\n) -> {signature.return_annotation}".replace("'", "")
+    return f"(\n    {text},\n) -> {signature.return_annotation}"
 
 
 def _prose(value: Any) -> str:

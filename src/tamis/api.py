@@ -379,7 +379,7 @@ def export(
     scored_with: Model = None,
     work: Place = None,
 ) -> Export:
-    """Write a subset for a trainer: trl, axolotl, llama-factory, hf, jsonl, parquet, or original (your rows, untouched).
+    """Write a subset: trl, axolotl, llama-factory, hf, jsonl, parquet, or original (your rows, untouched).
 
     `model` is the one that will be trained, by default the one that the subset was chosen with: with it the forms carry
     turn and token masks, and the mask linter looks at the rows, against the template of `scored_with` (by default the
@@ -395,9 +395,7 @@ def export(
     elif isinstance(subset, Chosen) and not subset.work.assumed:
         scored_with = subset.work.model
     rows = chosen.subset
-    return run(
-        chosen.pool, rows.positions, Path(out), to, weights=rows.weights, model=trained, scored_with=scored_with
-    )
+    return run(chosen.pool, rows.positions, Path(out), to, weights=rows.weights, model=trained, scored_with=scored_with)
 
 
 def run(
