@@ -106,15 +106,13 @@ class Command:
         if model.adapter is not None:
             raise TrainError(f"{model.label} has an adapter; the command gets the folder of a model without one")
         final = out / "final"
-        if (final / FACTS).is_file():
-            return [Checkpoint(final)]
-        work = out / "work"
-        values = self._values(model, rows, seeds, out)
-        outside.run(_filled(shlex.split(self.command), values), out / LOG, outside.seconds_of(self.time_limit))
-        source = outside.find(_filled([self.checkpoint], values)[0], out / LOG)
-        self._keep(source, model.resolved(on.device), seeds, rows, out)
-        shutil.rmtree(work)
-        shutil.rmtree(out / "data")
+        if not (final / FACTS).is_file():  # it is there where a run was killed just before its end
+            values = self._values(model, rows, seeds, out)
+            outside.run(_filled(shlex.split(self.command), values), out / LOG, outside.seconds_of(self.time_limit))
+            source = outside.find(_filled([self.checkpoint], values)[0], out / LOG)
+            self._keep(source, model.resolved(on.device), seeds, rows, out)
+        for name in ("work", "data"):
+            shutil.rmtree(out / name, ignore_errors=True)
         return [Checkpoint(final)]
 
     def _values(self, model: ModelRef, rows: TrainingSubset, seeds: Seeds, out: Path) -> dict[str, str]:
@@ -122,6 +120,13 @@ class Command:
         from tamis.exporting import export
         from tamis.models import folder_of
 
+        unset = [
+            name
+            for name in ("epochs", "learning_rate")
+            if f"{{{name}}}" in self.command and getattr(self, name) is None
+        ]
+        if unset:
+            raise TrainError(f"command has {{{unset[0]}}}, but the setting {unset[0]} is not given: add it")
         work = (out / "work").absolute()
         work.mkdir(parents=True, exist_ok=True)
         subset = out.absolute() / "data" / f"subset{_ENDINGS.get(self.format, '.jsonl')}"

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrlDpo:
-    """DPO on preference pairs with LoRA by TRL's DPOTrainer (extra `trl`; Rafailov et al. 2023, arXiv:2305.18290).
+    """Direct preference optimisation on pairs with LoRA by TRL's DPOTrainer (extra `trl`).
 
-    The loss of a pair is -log sigmoid(`beta` · (log-ratio of the chosen answer - that of the rejected)), log-ratios
+    The loss of a pair (Rafailov et al. 2023, arXiv:2305.18290) is -log sigmoid(`beta` · (log-ratio of the chosen answer - that of the rejected)), log-ratios
     against the model before training, summed over answer tokens; the tokens are those that tamis renders and scores.
     No dropout (as in TRL). The other settings as those of `trl-sft`. A killed run starts anew. Row weights are refused.
     """
@@ -60,8 +60,6 @@ class TrlDpo:
         """Checkpoints in `out`, in order; errors: TrainError without TRL, on settings or a loss that is not finite."""
         require_trl("trl-dpo")
         import numpy as np
-        from datasets import Dataset
-        from trl import DPOConfig, DPOTrainer
 
         from tamis.models import open_model, open_tokenizer
 
@@ -74,6 +72,9 @@ class TrlDpo:
         given = arguments(self, base, 2 * longest, seeds, out, on)
         tokenizer: Any = copy.deepcopy(open_tokenizer(base.name))  # TRL sets its padding token
         with contained():
+            from datasets import Dataset
+            from trl import DPOConfig, DPOTrainer  # inside: importing it draws from a random state
+
             made: Any = DPOTrainer(
                 model=open_model(base, on.device),
                 args=DPOConfig(**given, beta=self.beta, remove_unused_columns=False),

@@ -78,7 +78,7 @@ def arguments(trainer: Any, base: ModelRef, longest: int, seeds: Seeds, out: Pat
         "num_train_epochs": trainer.epochs,
         "learning_rate": trainer.learning_rate,
         "lr_scheduler_type": "constant_with_warmup" if trainer.schedule == "constant" else trainer.schedule,
-        "warmup_steps": trainer.warmup,  # below 1: a share of the steps
+        "warmup_steps": min(trainer.warmup, 1 - 1e-9),  # below 1: a share of the steps
         "weight_decay": trainer.weight_decay,
         "adam_beta1": trainer.betas[0],
         "adam_beta2": trainer.betas[1],

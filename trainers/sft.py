@@ -60,8 +60,6 @@ class TrlSft:
         """Checkpoints in `out`, in order; errors: TrainError without TRL, on settings or a loss that is not finite."""
         require_trl("trl-sft")
         import numpy as np
-        from datasets import Dataset
-        from trl import SFTConfig, SFTTrainer
 
         from tamis.models import open_model, open_tokenizer
 
@@ -73,6 +71,9 @@ class TrlSft:
         keeper = Keeper(trainer=self, base=base, seeds=seeds, rows=rows, hooks=hooks, out=out)
         given = arguments(self, base, longest, seeds, out, on)
         with contained():
+            from datasets import Dataset
+            from trl import SFTConfig, SFTTrainer  # inside: importing it draws from a random state
+
             made: Any = SFTTrainer(
                 model=open_model(base, on.device),
                 args=SFTConfig(**given, packing=False, dataset_kwargs={"skip_prepare_dataset": True}),
