@@ -32,6 +32,8 @@ SAMPLE = 60
 SMALL = {"tamis:pool.jsonl.gz": "data.jsonl", "tamis:eval/": "tamis:target/"}
 _BLOCK = re.compile(r"(?:^<!-- test: (?P<mark>\w+) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
 
+_COMMAND = re.compile(r"""(?:"[^"]*"|'[^']*'|(?!\s[#>]\s)[^"'])*""")  # without a remark or a redirection behind it
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -54,7 +56,7 @@ def blocks(*pages: Path, language: str, mark: str | None = None) -> Iterator[Blo
 def commands(block: Block) -> list[list[str]]:
     """Words of every command of tamis in a block; other commands (make, pip) are not ours to check."""
     lines = [line.removeprefix("$ ") for line in block.text.splitlines() if line.startswith("$ ")]
-    words = [shlex.split(line.partition(" > ")[0] if "recipes" in line else line) for line in lines]
+    words = [shlex.split(_COMMAND.match(line)[0]) for line in lines]  # type: ignore[index]
     return [line[1:] for line in words if line[0] == "tamis"]
 
 

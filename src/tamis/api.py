@@ -200,7 +200,7 @@ def _choose(
     from tamis.stages.select import missing_columns, mixer_of
     from tamis.stages.select import select as run
 
-    at = _work(work)
+    at, mixer = _work(work), mixer_of(mix)
     rows = _pool(pool, at)
     _, notes = read_all(rows, files, at, on)
     have = known_columns(rows, at)
@@ -212,7 +212,6 @@ def _choose(
     given: dict[str, Signal] = measure_needs(rows, [], at)
     if goal is not None and any(need.name == "influence" for need in selector.needs):
         given["influence"] = _influence(rows, goal, at, warm_up or {}, given)
-    mixer = mixer_of(mix)
     chosen = run(rows, selector, budget, at, target=goal, where=where, mixer=mixer, given=given, columns=have)
     return _handle(rows, chosen, at, name, tuple(notes))
 

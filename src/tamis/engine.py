@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tamis.errors import TamisError
@@ -77,9 +76,7 @@ class _Workers:
 
     def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
         """Results in the order of the jobs."""
-        with _main_hidden():  # workers start while jobs are submitted
-            futures = [self.executor.submit(function, job) for job in jobs]
-        for future in futures:
+        for future in [self.executor.submit(function, job) for job in jobs]:
             yield future.result()
 
     def __enter__(self) -> None:
@@ -91,27 +88,6 @@ class _Workers:
         self.executor.shutdown(wait=True, cancel_futures=True)
         self.stop.close()
         self.inside.close()
-
-
-@contextmanager
-def _main_hidden() -> Iterator[None]:
-    """Keep a worker that starts here from importing the script that called us, which would run it once more.
-
-    What a job is made of lies in modules, so that a script needs no `if __name__ == "__main__"`.
-    """
-    import sys
-
-    main: Any = sys.modules["__main__"]
-    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-    main.__spec__ = None
-    if file is not None:
-        del main.__file__
-    try:
-        yield
-    finally:
-        main.__spec__ = spec
-        if file is not None:
-            main.__file__ = file
 
 
 def set_threads(threads: int) -> None:

@@ -37,13 +37,16 @@ def open_workspace(
 ) -> Any:
     """Workspace of a verb; `required`: a model is going to run, so `--model` must be said."""
     from tamis.api import workspace
-    from tamis.errors import RecipeError
+    from tamis.errors import ModelError, RecipeError
     from tamis.models import folder_of
 
     if model is None and required:
         raise RecipeError("this needs a model: give --model FOLDER-OR-HUB-NAME (tamis:tiny-lm is shipped, for trying)")
-    if model is not None and required:
-        folder_of(model)
+    if model is not None:
+        try:
+            folder_of(model)
+        except ModelError as error:
+            raise RecipeError(f"--model: {error}") from error
     return workspace(place, model, max_tokens=max_tokens, **machine_options(workers, device))
 
 
