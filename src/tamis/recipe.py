@@ -331,6 +331,17 @@ def _check_stage(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
         _source(marked, (stage.name, "on"), stage.settings.get("on"))
     elif stage.verb == "export":
         _check_reference(marked, stage, "subset", stages, "select")
+        _check_form(marked, stage)
+
+
+def _check_form(marked: Marked, stage: Stage) -> None:
+    from tamis.exporting import check_form
+
+    try:
+        check_form(stage.settings["export"])
+    except RecipeError as error:
+        for fault in error.faults:
+            marked.fault((stage.name, "export"), fault)
 
 
 def _check_component(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from tamis.exporting.chosen import Chosen, Files, Item, Notes, dump, labels
@@ -106,9 +107,10 @@ def write_original(chosen: Chosen, files: Files, notes: Notes) -> None:
     """
     from tamis.ingest import originals, rendered
 
+    names = {item.row.file for item in Chosen(chosen.pool, chosen.places)}  # without the folders of the pool's names
     known = {str(file["name"]): str(file["format"]).partition(":")[0] for file in chosen.pool.files}
-    names = {item.row.file for item in Chosen(chosen.pool, chosen.places)}
-    forms = {known.get(name, "") for name in names}
+    used = {name: form for name, form in known.items() if PurePath(name).name in names} or known
+    forms = set(used.values())
     array = bool(forms) and all(form.partition("+")[0] in ("json", "json-wrapped") for form in forms)
     with files.binary(files.out) as file:
         file.write(b"[\n" if array else b"")
@@ -121,5 +123,5 @@ def write_original(chosen: Chosen, files: Files, notes: Notes) -> None:
     notes.say("the input rows carry no turn and token masks")
     notes.say(f"rows of several formats one after the other: {', '.join(sorted(forms))}", len(forms) > 1)
     notes.say("rows of tables stand without their header", any(form.startswith(("csv", "tsv")) for form in forms))
-    lines = sorted(names & set(rendered(chosen.pool)))
+    lines = sorted(set(used) & set(rendered(chosen.pool)))
     notes.say(f"these files hold no bytes of a row, so it is a line of JSON: {', '.join(lines)}", lines)
