@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 class TrlDpo:
     """Direct preference optimisation on pairs with LoRA by TRL's DPOTrainer (extra `trl`).
 
-    The loss of a pair (Rafailov et al. 2023, arXiv:2305.18290) is -log sigmoid(`beta` · (log-ratio of the chosen answer - that of the rejected)), log-ratios
-    against the model before training, summed over answer tokens; the tokens are those that tamis renders and scores.
-    No dropout (as in TRL). The other settings as those of `trl-sft`. A killed run starts anew. Row weights are refused.
+    The loss of a pair (Rafailov et al. 2023, arXiv:2305.18290) is -log sigmoid(`beta` · (log-ratio of the chosen answer
+    - that of the rejected)), log-ratios against the model before training, summed over answer tokens; the tokens are
+    those that tamis renders and scores. No dropout (as in TRL). The other settings as those of `trl-sft`. A killed run
+    starts anew. Row weights are refused.
     """
 
     revision: ClassVar[int] = 1
