@@ -45,12 +45,12 @@ CALL = st.builds(
     LEAVES,
     st.sampled_from(["", "7"]),
 )
-TOOLS = st.one_of(st.just({}), WORDS.map(lambda name: {"tools": [{"name": name}]}))
+TOOLS: st.SearchStrategy[dict[str, Any]] = st.one_of(st.just({}), WORDS.map(lambda name: {"tools": [{"name": name}]}))
 
 
 @st.composite
 def conversations(draw: st.DrawFn, *, answered: bool = True) -> list[dict[str, Any]]:
-    said = [{"role": "system", "content": draw(WORDS)}] if draw(st.booleans()) else []
+    said: list[dict[str, Any]] = [{"role": "system", "content": draw(WORDS)}] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, 3))):
         said.append({"role": "user", "content": draw(WORDS), **draw(EXTRAS)})
         if draw(st.integers(0, 3)) == 0:
@@ -126,7 +126,9 @@ def test_a_record_comes_back_as_it_was(form: str, data: st.DataObject) -> None:
 @given(
     st.data(),
     st.sampled_from(FORMS),
-    st.dictionaries(st.sampled_from(sorted(READ)), st.one_of(WORDS, st.booleans(), st.just([]), st.just({"x": 1}))),
+    st.dictionaries(
+        st.sampled_from([*sorted(READ), "unknown"]), st.one_of(WORDS, st.booleans(), st.none(), st.just({"x": 1}))
+    ),
 )
 def test_fields_that_a_reader_would_take_stay_unknown(data: st.DataObject, form: str, inside: dict[str, Any]) -> None:
     record = {**data.draw(RECORDS[form]), "meta": inside, "id": 1}

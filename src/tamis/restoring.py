@@ -54,15 +54,16 @@ def restore(row: Row, form: str) -> dict[str, Any]:
 
 
 def _unknown(meta: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    inside = {key: value for key, value in meta.items() if (key in READ and not _harmless(key, value)) or key in record}
+    """Unknown fields beside the record's own; a null, which reading drops, stays only inside `meta`."""
+    inside = {key: value for key, value in meta.items() if key in record or value is None or _is_read(key, value)}
     return {key: value for key, value in meta.items() if key not in inside} | ({"meta": inside} if inside else {})
 
 
-def _harmless(key: str, value: Any) -> bool:
-    """Whether a reader leaves a field of this name alone: a label that is a class, a source that is no text."""
+def _is_read(key: str, value: Any) -> bool:
+    """Whether a reader takes a field of this name; it leaves a label that is a class, and a source that is no text."""
     if key == "label":
-        return not isinstance(value, bool) and str(value).strip().lower() not in ("true", "false")
-    return key == "source" and not isinstance(value, str)
+        return isinstance(value, bool) or str(value).strip().lower() in ("true", "false")
+    return key in READ and (key != "source" or isinstance(value, str))
 
 
 def _refuse(row: Row, form: str, why: str) -> DataError:
