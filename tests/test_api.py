@@ -106,6 +106,7 @@ def test_a_pool_or_a_file_serves_wherever_a_subset_does(pool: Pool, work: Worksp
     path = subset.save(folder / "longest.parquet")
     again = tamis.open_subset(path, work=work)
     assert again.keys == subset.keys and again.name == "longest"
+    assert tamis.open_subset(again.save(), work=work).keys == subset.keys
     assert tamis.train(path, settings=SMALL, work=work).path == tamis.train(again, settings=SMALL).path
     assert tamis.train(pool, settings=SMALL, work=work).training.facts["rows"] == len(pool)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tamis import digests
 from tamis.notebook import ROWS, Card, shown
 from tamis.pool import MANIFEST, Pool
 from tamis.stages.workspace import Workspace
@@ -125,7 +126,8 @@ class Chosen:
         """Write the subset file that the verbs of the command line read; by default into the workspace."""
         from tamis.subsets import save
 
-        file = Path(path) if path is not None else self.work.root / "subsets" / f"{self.digest[:12]}.parquet"
+        digest = self.digest or digests.of_json([self.pool.digest, self.subset.positions.tolist()])
+        file = Path(path) if path is not None else self.work.root / "subsets" / f"{digest[:12]}.parquet"
         save(file, self.pool, keep_pool(self.pool, self.work), self.subset)
         return file
 
