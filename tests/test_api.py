@@ -160,6 +160,6 @@ def test_text_of_the_data_is_escaped_and_cut_in_a_notebook(pool: Pool, work: Wor
         page = value._repr_html_()
         assert "<script>" not in page and "&lt;script&gt;" in page and "&quot;quoted&quot;" in page
         assert not any(letter in page for letter in "\x1b\u202e")
-    assert "24 rows of 1 files" in repr(pool) and "and 19 more" in repr(subset)
+    assert "24 rows of 1 file in 1 shard" in repr(pool) and "and 19 more" in repr(subset)
     card = notebook.Card("t", ("a",), [["x" * 900]])
     assert len(card.text().splitlines()[-1]) == notebook.NARROW and "x" * notebook.LONGEST not in card.html()

@@ -114,7 +114,9 @@ class Pool:
         return sum(shard.rows for shard in self.shards)
 
     def __repr__(self) -> str:
-        return f"Pool({len(self):,} rows of {len(self.files)} files in {len(self.shards)} shards)"
+        files, shards = len(self.files), len(self.shards)
+        parts = f"{files} file{'s' * (files != 1)} in {shards} shard{'s' * (shards != 1)}"
+        return f"Pool({len(self):,} rows of {parts})"
 
     def _repr_html_(self) -> str:
         """For notebooks: counts by file, and the first rows; text of the data is escaped."""
