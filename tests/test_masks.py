@@ -28,7 +28,7 @@ PLANTED = {
     "stop as text": LOOP + SAY + IF + "{% generation %}{{ m['content'] + '[END]' }}{% endgeneration %}" + OTHERS,
     "no stop": LOOP + SAY + IF + "{% generation %}{{ m['content'] }}{% endgeneration %}" + OTHERS,
     "no stop, no marks": LOOP + SAY + "{{ m['content'] + '\n' }}{% endfor %}",
-    "two bos": "{{ bos_token + bos_token }}" + tiny.TEMPLATES["marks"],
+    "two bos": "{{ bos_token + bos_token }}" + str(tiny.TEMPLATES["marks"]),
     "never trained": LOOP + SAY + "{% generation %}{% endgeneration %}{{ m['content'] + '<|end|>\n' }}{% endfor %}",
 }
 Make = Callable[..., ModelRef]
