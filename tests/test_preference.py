@@ -145,7 +145,7 @@ def test_margins_equal_their_definition_and_are_zero_for_the_untouched_model(wor
 
 def dpo_gradient(model: Any, names: Sequence[str], row: Row, ref: ModelRef) -> torch.Tensor:
     """Oracle: autograd of DPO's own loss, the reference being the model itself, held fixed."""
-    chosen, rejected = (log_prob(model, row, side, ref) for side in ("chosen", "rejected"))  # type: ignore[arg-type]
+    chosen, rejected = (log_prob(model, row, side, ref) for side in ("chosen", "rejected"))
     margin = (chosen - chosen.detach()) - (rejected - rejected.detach())
     loss = -functional.logsigmoid(BETA * margin)
     parameters = dict(model.named_parameters())
@@ -160,7 +160,7 @@ def test_the_gradient_of_a_pair_is_that_of_the_loss_of_dpo_at_the_reference(worl
     rows = [world.rows[place] for place in PAIRS]
     expected = torch.stack([dpo_gradient(model, list(layers), row, world.base) for row in rows])
     model.requires_grad_(False)
-    rendered = [render(row, world.base, side=side) for side in ("chosen", "rejected") for row in rows]  # type: ignore[arg-type]
+    rendered = [render(row, world.base, side=side) for side in ("chosen", "rejected") for row in rows]
     found: dict[str, torch.Tensor] = {}
     ids, labels = pad([(one.ids, one.turn >= 0) for one in rendered], "cpu")
     per_pair(model, layers, ids, labels, BETA, lambda name, gradient: found.update({name: gradient.flatten(1)}))

@@ -74,7 +74,8 @@ class TrlDpo:
         tokenizer: Any = copy.deepcopy(open_tokenizer(base.name))  # TRL sets its padding token
         with contained():
             from datasets import Dataset
-            from trl import DPOConfig, DPOTrainer  # inside: importing it draws from a random state
+            from trl.trainer.dpo_config import DPOConfig  # inside: importing it draws from a random state
+            from trl.trainer.dpo_trainer import DPOTrainer
 
             made: Any = DPOTrainer(
                 model=open_model(base, on.device),

@@ -122,7 +122,7 @@ class Keeper:
 
         keeper = self
 
-        class Callback(TrainerCallback):  # type: ignore[misc]
+        class Callback(TrainerCallback):
             def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
                 keeper.rates.append(float(given["optimizer"].param_groups[0]["lr"]))
 

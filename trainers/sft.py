@@ -72,7 +72,8 @@ class TrlSft:
         given = arguments(self, base, longest, seeds, out, on)
         with contained():
             from datasets import Dataset
-            from trl import SFTConfig, SFTTrainer  # inside: importing it draws from a random state
+            from trl.trainer.sft_config import SFTConfig  # inside: importing it draws from a random state
+            from trl.trainer.sft_trainer import SFTTrainer
 
             made: Any = SFTTrainer(
                 model=open_model(base, on.device),

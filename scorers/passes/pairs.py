@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tamis.models import ModelRef
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from tamis.pool import Shard
@@ -49,7 +48,7 @@ class Pairs:
         places = np.array([place for place, row in enumerate(rows) if row.kind == "pair"], np.int64)
         reason = np.full(len(rows), Reason.WRONG_KIND, np.uint8)
         reason[places] = 0
-        arrays: dict[str, NDArray[np.generic]] = {}
+        arrays: dict[str, NDArray[Any]] = {}
         for side in SIDES:
             rendered = render_all([rows[place] for place in places], self.model, side=side)
             good = [number for number, one in enumerate(rendered) if not one.reason]

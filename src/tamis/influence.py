@@ -262,8 +262,8 @@ def task_vectors(
 
     kept = np.flatnonzero(good)
     if len(kept):
-        lengths = np.array([objective.length(rows[place]) for place in kept.tolist()], np.int64)
-        _sweep(lengths, on, lambda batch: one(kept[batch]))
+        tokens = np.array([objective.length(rows[place]) for place in kept.tolist()], np.int64)
+        _sweep(tokens, on, lambda batch: one(kept[batch]))
     if agg == "cos_mean":
         squares = sum(vector.double().square().sum(1) for vector in vectors.values())
         lengths = torch.as_tensor(squares).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
