@@ -474,13 +474,18 @@ def test_importing_the_ingest_loads_nothing_heavy() -> None:
 REAL = ("pool/alpaca_claude_t45.jsonl.gz", "pool/glaive_toolcall_en_demo.jsonl.gz", "noisy/cc_main_2019_697.jsonl.gz")
 
 
+# Its header names no known field, so it is counted as a row and quarantined with the others: no row is lost to a guess.
+HEADER_IS_A_ROW = ("rating/ds2_raw_ratings_300932.csv.gz",)
+
+
 def real_counts(folder: Path, names: list[str], tmp_path: Path) -> list[dict[str, Any]]:
     manifest = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))
     stated = {item["path"].removeprefix("shared/"): item["rows"] for item in manifest["files"] + manifest["tables"]}
     pool = ingest([str(folder / name) for name in names], Store(tmp_path / "store"))
     check_law(pool)
     for name, about in zip(names, pool.files, strict=True):
-        assert about["rows"] == stated.get(name, about["rows"]), name
+        header = "without-header" in about["format"] and name in HEADER_IS_A_ROW
+        assert about["rows"] == stated.get(name, about["rows"]) + header, name
     return list(pool.files)
 
 
