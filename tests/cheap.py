@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,22 +18,28 @@ from tamis import catalogue, store
 from tamis.checkpoints import Checkpoint
 from tamis.models import ModelRef
 from tamis.pool import Pool
-from tamis.rendering import render_rows
-from tamis.training import TrainingRows
+from tamis.stages.train import rows_for
 from tamis.values import Machine, Row, Seeds
 from tamis.views import PoolView, ShardSignals
 
 ON = Machine()
 TRAINING = {"epochs": 1, "batch_rows": 4, "learning_rate": 1e-3}
+NUDGE = (
+    f"{shlex.quote(sys.executable)} {shlex.quote(str(Path(__file__).with_name('outside_trainer.py')))} --do nudge "
+    "--data {subset} --model {model} --out {out} --seed {seed}"
+)
 # `{model}`, `{checkpoints}` and `{target}` are filled in by the world
 CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("passes", "lengths"): {"model": "{model}"},
     ("passes", "tokens"): {"model": "{model}", "loss": "all", "pooled": True},
     ("passes", "influence"): {"checkpoints": "{checkpoints}", "target": "{target}"},
+    ("passes", "pairs"): {"model": "{model}"},
     ("scorers", "entropy"): {},
     ("scorers", "gradient-similarity"): {},
     ("scorers", "ifd"): {},
     ("scorers", "length"): {},
+    ("scorers", "pair-length"): {},
+    ("scorers", "pair-perplexity"): {},
     ("scorers", "perplexity"): {},
     ("selectors", "band"): {"by": "made.score", "low": -1, "high": 1.5, "scale": "value"},
     ("selectors", "bottom"): {"by": "made.score"},
@@ -42,10 +50,14 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "top"): {"by": "made.score"},
     ("mixers", "equal"): {},
     ("mixers", "proportional"): {},
+    ("trainers", "command"): {"command": NUDGE, "checkpoint": "{out}/checkpoint-*"},
     ("trainers", "full"): TRAINING,
     ("trainers", "lora"): {**TRAINING, "rank": 2, "alpha": 4, "keep": "every-epoch"},
+    ("trainers", "trl-dpo"): {**TRAINING, "rank": 2, "alpha": 4},
+    ("trainers", "trl-sft"): {**TRAINING, "rank": 2, "alpha": 4},
     ("evaluators", "exact-match"): {"extract": "whole", "max_new_tokens": 3},
     ("evaluators", "held-out-loss"): {},
+    ("evaluators", "preference-margin"): {},
 }
 # keyed draws by row key: twins differ in key, so they do not tie
 WITHOUT_TIES = {"random"}
@@ -66,6 +78,31 @@ def messy_rows(count: int = 18) -> list[Row]:
         rejected=({"role": "assistant", "content": "seven"},),
     )
     rows[9] = dataclasses.replace(rows[9], messages=tiny.chat("add " * 120, "the answer is cut off"))
+    return rows
+
+
+def pair_rows(count: int, seed: int = 0) -> list[Row]:
+    """Preference pairs of one exchange, answers of different lengths."""
+
+    def answer(text: str) -> tuple[dict[str, Any], ...]:
+        return ({"role": "assistant", "content": text},)
+
+    rows = []
+    for place, (chosen, rejected) in enumerate(
+        zip(tiny.make_rows(count, seed=seed), tiny.make_rows(count, seed=seed + 100), strict=True)
+    ):
+        prompt = tiny.chat(f"which {tiny.WORDS[place % len(tiny.WORDS)]} {seed}?")
+        sides = [next(m["content"] for m in row.messages if m["role"] == "assistant") for row in (chosen, rejected)]
+        rows.append(
+            tiny.make_row(
+                prompt,
+                kind="pair",
+                key=f"pair-{seed}-{place}",
+                source=("sums", "words")[place % 2],
+                chosen=answer(sides[0]),
+                rejected=answer(sides[1]),
+            )
+        )
     return rows
 
 
@@ -99,14 +136,20 @@ class World:
         }
         return catalogue.build(kind, name, filled)
 
-    def training_rows(self) -> TrainingRows:
-        """Rows for a trainer."""
-        return render_rows(tiny.make_rows(6, seed=5), self.model)
+    def training_rows(self, name: str = "lora") -> Any:
+        """Six rows for a trainer, in the shape that it takes."""
+        trainer = self.component("trainers", name)
+        pairs = trainer.takes == "pairs"
+        rows = pair_rows(6) if pairs else tiny.make_rows(6, seed=5)
+        return rows_for(
+            trainer, tiny.make_pool(self.folder / ("pairs" if pairs else "six"), rows), range(6), self.model
+        )
 
     def train(self, name: str, out: Path) -> Sequence[Checkpoint]:
         """Train with the cheap settings of a trainer."""
+        out.mkdir(parents=True, exist_ok=True)
         trained: Sequence[Checkpoint] = self.component("trainers", name).train(
-            self.model, self.training_rows(), Seeds(), (), out, ON
+            self.model, self.training_rows(name), Seeds(), (), out, ON
         )
         return trained
 

@@ -81,6 +81,44 @@ def test_parquet_holds_the_columns_of_the_pool_rank_and_weight(pool: Pool, tmp_p
     assert json.loads(table.column("messages").to_pylist()[0])[0]["content"] == "Plain text."
 
 
+def test_the_original_rows_are_those_of_the_input_byte_for_byte(pool: Pool, tmp_path: Path) -> None:
+    raw = (tmp_path / "mixed.jsonl").read_bytes().splitlines(keepends=True)
+    order = [5, 0, 6, 1]
+    written = export(pool, order, tmp_path / "mine.jsonl", "original", weights=[1, 2, 3, 4])
+    assert written.path.read_bytes() == b"".join(raw[place] for place in order)
+    assert any("row weights" in note for note in written.notes)
+
+
+def test_original_rows_of_an_array_are_an_array_again(tmp_path: Path) -> None:
+    parts = ['{"text":  "a" }', '{\n "text": "b"\n}', '{"text": "c"}']
+    (tmp_path / "in.json").write_text(f"[{', '.join(parts)}]", encoding="utf-8")
+    made = ingest([str(tmp_path / "in.json")], Store(tmp_path / "store"))
+    out = export(made, [2, 1], tmp_path / "out.json", "original").path.read_text(encoding="utf-8")
+    assert out == f"[\n{parts[2]},\n{parts[1]}\n]\n" and json.loads(out) == [{"text": "c"}, {"text": "b"}]
+
+
+def test_original_rows_of_a_table_stand_without_header_and_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(b'prompt,response\n"a, b?",c\nd,"e ""f"""\n')
+    made = ingest([str(tmp_path / "in.csv")], Store(tmp_path / "store"))
+    written = export(made, [1, 0], tmp_path / "out.csv", "original")
+    assert written.path.read_bytes() == b'd,"e ""f"""\n"a, b?",c\n'
+    assert any("without their header" in note for note in written.notes)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_own_forms_carry_turn_masks_and_token_masks(tmp_path: Path, model: ModelRef, form: str) -> None:
+    import pyarrow.parquet as pq
+
+    made = tiny.make_pool(tmp_path / "p", [row for row in tiny.make_rows(9) if not render(row, model).reason])
+    path = export(made, range(len(made)), tmp_path / "o", form, model=model).path
+    records = lines(path) if form == "jsonl" else pq.read_table(path).to_pylist()
+    assert [(one["input_ids"], one["labels"]) for one in records] == expected(list(made), model)
+    for row, record in zip(made, records, strict=True):
+        left = set(render(row, model).turn.tolist()) - {-1}
+        answers = [place for place, one in enumerate(row.messages) if one["role"] == "assistant"]
+        assert [place for place, on in enumerate(record["train"]) if on] == [answers[turn] for turn in sorted(left)]
+
+
 def test_trl_leaves_nothing_out_in_silence(pool: Pool, tmp_path: Path) -> None:
     written = export(pool, range(7), tmp_path / "trl.jsonl", "trl", weights=[1.0] * 7)
     records = lines(written.path)
@@ -113,9 +151,21 @@ def test_wrong_requests_are_refused_and_leave_no_file(pool: Pool, tmp_path: Path
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["mixed.jsonl"]
 
 
+def test_a_recipe_with_an_unknown_form_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    from tamis import recipe
+
+    file = tmp_path / "r.yaml"
+    file.write_text(
+        "pool: [tamis:pool.jsonl.gz]\nmodel: tamis:tiny-lm\n"
+        "subset: {select: random, budget: 5}\nout: {export: axolotel, subset: '@subset', to: x.jsonl}\n"
+    )
+    with pytest.raises(RecipeError, match="did you mean 'axolotl'"):
+        recipe.load(str(file), [])
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
-    return ModelRef(name=str(tiny.make_model(tmp_path_factory.mktemp("model"))), max_tokens=64)
+    return ModelRef(name=str(tiny.make_tokenizer(tmp_path_factory.mktemp("model"))), max_tokens=64)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +175,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, model: ModelRef) -> tuple
     rows = [row for row in made if not render(row, model).reason]
     keys = {row.key for row in rows}
     places = [place for place, row in enumerate(made) if row.key in keys]
-    written = export(made, places, folder / "trl.jsonl", "trl", render=lambda row: render(row, model))
+    written = export(made, places, folder / "trl.jsonl", "trl", model=model)
     assert written.rows == len(rows) > 15
     return rows, written.path
 
@@ -157,6 +207,6 @@ def test_rows_without_a_token_to_train_are_named(tmp_path: Path, model: ModelRef
     long = tiny.make_row(tiny.chat("stone " * 200, "apple"))
     short = tiny.make_row(tiny.chat("stone", "apple"))
     made = tiny.make_pool(tmp_path / "p", [long, short])
-    written = export(made, [0, 1], tmp_path / "o.jsonl", "trl", render=lambda row: render(row, model))
+    written = export(made, [0, 1], tmp_path / "o.jsonl", "trl", model=model)
     assert written.rows == 1
     assert "1 rows left out: no token to score is left after truncation" in written.notes

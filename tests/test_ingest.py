@@ -248,7 +248,10 @@ def test_nan_in_meta_becomes_null_and_times_text(tmp_path: Path) -> None:
         ("ragged.csv", b"prompt,completion\nq,a\nq\nq,a,b\n", 1, ["1 cells", "3 cells"]),
         ("utf8.csv", b"prompt,completion\nq,a\ncaf\xe9,a\n", 1, ["invalid UTF-8"]),
         ("nul.csv", b"prompt,completion\nq\0,a\nq,a\n", 1, ["NUL"]),
-        ("unknown.csv", b"x,y\n1,2\n3,4\n", 0, ["no known fields", "no known fields"]),
+        ("unknown.csv", b"x,y\n1,2\n3,4\n", 0, ["found: 0, 1: the first line names none of them"] * 3),
+        ("names.csv", b"Ada,Turing\nGrace,Hopper\n", 0, ["found: 0, 1"] * 2),
+        ("text.tsv", b"text\tx\nt\t1\n", 1, []),
+        ("index.csv", b",prompt,completion\n0,q,a\n", 1, []),
         ("headless.csv", b'"a, long question",A,1\n"another",B,2\n', 0, ["found: 0, 1, 2", "found: 0, 1, 2"]),
         ("words.txt", b"one\r\ntwo\n\n  \nthree", 3, []),
         ("bad.txt", b"one\n\xff\n", 1, ["invalid UTF-8"]),
@@ -471,13 +474,18 @@ def test_importing_the_ingest_loads_nothing_heavy() -> None:
 REAL = ("pool/alpaca_claude_t45.jsonl.gz", "pool/glaive_toolcall_en_demo.jsonl.gz", "noisy/cc_main_2019_697.jsonl.gz")
 
 
+# Its header names no known field, so it is counted as a row and quarantined with the others: no row is lost to a guess.
+HEADER_IS_A_ROW = ("rating/ds2_raw_ratings_300932.csv.gz",)
+
+
 def real_counts(folder: Path, names: list[str], tmp_path: Path) -> list[dict[str, Any]]:
     manifest = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))
     stated = {item["path"].removeprefix("shared/"): item["rows"] for item in manifest["files"] + manifest["tables"]}
     pool = ingest([str(folder / name) for name in names], Store(tmp_path / "store"))
     check_law(pool)
     for name, about in zip(names, pool.files, strict=True):
-        assert about["rows"] == stated.get(name, about["rows"]), name
+        header = "without-header" in about["format"] and name in HEADER_IS_A_ROW
+        assert about["rows"] == stated.get(name, about["rows"]) + header, name
     return list(pool.files)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tamis.errors import RecipeError
-from tamis.ingest.fields import check_mapping
 from tamis.ingest.formats import Draft, draft
+from tamis.ingest.mappings import check_mapping, flatten
 from tamis.ingest.turns import RowFault
 
 
@@ -198,9 +198,81 @@ def test_a_mapping_overrides_detection_and_reaches_into_records() -> None:
         draft({"q": 1}, {"prompt": "q"})
 
 
+def test_a_mapping_without_a_main_field_adds_to_the_detection() -> None:
+    record = {"instruction": "q", "output": "a", "answer": "b", "meta": {"good": 0}, "source": "mine", "from": "s"}
+    found = draft(record, {"response": "answer", "label": "meta.good", "source": "from"})
+    assert said(found) == [("user", "q"), ("assistant", "b")]
+    assert (found.form, found.label, found.source) == ("kto", False, "s")
+    assert found.meta == {"good": 0, "output": "a", "source": "mine"}
+
+
+def test_custom_roles_and_names_of_turn_fields_are_read() -> None:
+    turns = [
+        {"speaker": "customer", "said": {"text": "q"}, "role": "boss", "at": 1},
+        {"speaker": "bot", "said": {"text": "a"}},
+        {"speaker": "API", "said": {"text": '{"name": "f", "arguments": {"x": 1}}'}},
+        {"speaker": "7", "said": {"text": "2"}},
+    ]
+    mapping = flatten(
+        {
+            "messages": {"field": "talk.0", "role": "speaker", "content": "said.text"},
+            "roles": {"user": ["human", "customer"], "assistant": "bot", "function_call": ["API"]},
+            "role": {"7": "tool"},
+        }
+    )
+    assert mapping["role.human"] == "user" and mapping["messages"] == "talk.0"
+    check_mapping(mapping)
+    found = draft({"talk": [turns], "id": 1}, mapping)
+    assert said(found) == [("user", "q"), ("assistant", "a"), ("assistant", ""), ("tool", "2")]
+    assert found.messages[0]["turn_role"] == "boss" and found.messages[0]["at"] == 1
+    assert found.messages[2]["tool_calls"] == [CALL]
+    alone = draft({"messages": [turn("bot", "hi"), turn("guest", "q")]}, {"role.guest": "user"})
+    assert said(alone) == [("assistant", "hi"), ("user", "q")]
+    with pytest.raises(RowFault, match="unknown role 'guest'"):
+        draft({"messages": [turn("guest", "q")]}, {"role.other": "user"})
+
+
+@pytest.mark.parametrize(
+    ("mapping", "rejected"),
+    [
+        ({"chosen": "messages", "rejected": "meta.other"}, "worse"),
+        ({"chosen": "messages", "rejected": "meta.rejected"}, "bad"),
+        ({"chosen": "messages", "rejected": "meta.ranked_answers.1"}, "mid"),
+        ({"chosen": "meta.ranked_answers.0", "rejected": "meta.ranked_answers.-1", "prompt": "meta.ask"}, "worst"),
+    ],
+)
+def test_losers_kept_in_meta_make_pairs(mapping: dict[str, str], rejected: str) -> None:
+    meta = {
+        "other": "worse",
+        "rejected": [ASK, turn("assistant", "bad")],
+        "ranked_answers": ["a", "mid", "worst"],
+        "ask": "q",
+    }
+    found = draft({"id": "1", "messages": [ASK, SAY], "meta": meta}, mapping)
+    assert found.kind == "pair" and said(found) == [("user", "q")]
+    assert found.chosen == (SAY,) and found.rejected == (turn("assistant", rejected),)
+
+
+def test_transcripts_in_a_preference_become_messages() -> None:
+    start = "\n\nHuman: Hi\n\nthere?\n\nAssistant: Yes.\n\nHuman: Sure?\n\nAssistant:"
+    talk = [turn("user", "Hi\n\nthere?"), turn("assistant", "Yes."), turn("user", "Sure?")]
+    found = draft({"chosen": f"{start} Of course.", "rejected": f"{start} No."})
+    assert list(found.messages) == talk and found.chosen == (turn("assistant", "Of course."),)
+    other = draft({"prompt": start, "chosen": " Of course.", "rejected": " No."})
+    assert list(other.messages) == talk and other.rejected == (turn("assistant", " No."),)
+    plain = draft({"prompt": start, "completion": "x"})
+    assert said(plain)[0] == ("user", start)
+    with pytest.raises(RowFault, match="empty answer: rejected"):
+        draft({"chosen": f"{start} a", "rejected": start})
+
+
 def test_a_wrong_mapping_is_refused() -> None:
     with pytest.raises(RecipeError, match="did you mean 'prompt'"):
         check_mapping({"promt": "q"})
-    with pytest.raises(RecipeError, match="nothing would be left"):
-        check_mapping({"source": "q"})
+    with pytest.raises(RecipeError, match="there is no role 'owner'; expected system, user"):
+        check_mapping({"role.me": "owner"})
+    with pytest.raises(RecipeError, match="a preference has both"):
+        check_mapping({"chosen": "x"})
+    with pytest.raises(RecipeError, match="expected the name of a field"):
+        flatten({"prompt": ["q"]})
     check_mapping({})

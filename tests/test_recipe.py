@@ -43,7 +43,7 @@ def test_every_stage_comes_after_those_it_refers_to(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(recipe.shipped()))
 def test_every_shipped_recipe_is_good(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for folder in ("data/pool", "data/target", "models/base-4m"):
+    for folder in ("data/pool", "data/target", "data/preference", "models/base-4m"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.setenv("TAMIS_REAL_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("TAMIS_REAL_MODELS", str(tmp_path / "models"))

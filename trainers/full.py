@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tamis.checkpoints import Checkpoint
+from tamis.trainers.keeping import copy_tokenizer
 from tamis.trainers.loop import Run, device_of, fit, identity_of, start
 from tamis.trainers.objective import Examples
 from tamis.trainers.schedule import Keep, Optimisation, Schedule
+from tamis.training import Takes
 
 if TYPE_CHECKING:
     from tamis.models import ModelRef
     from tamis.protocols import Hook
     from tamis.training import TrainingRows
     from tamis.values import Machine, Need, Seeds
-
-_TOKENIZER = (
-    "tokenizer*",
-    "*.jinja",
-    "*.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +33,7 @@ class Full:
     """
 
     revision: ClassVar[int] = 1
+    takes: ClassVar[Takes] = "tokens"
 
     epochs: int = 4
     learning_rate: float = 2e-5
@@ -99,8 +91,6 @@ def _save_model(model: Any, base: ModelRef, folder: Path) -> None:
     """Weights in the dtype in which the model is run, and the tokenizer's files, so that the folder is a model."""
     import torch
 
-    from tamis.models import folder_of
-
     dtype = getattr(torch, base.dtype)
     weights = {name: value.detach().to(dtype) for name, value in model.state_dict().items()}
     model.config.use_cache = True
@@ -108,7 +98,4 @@ def _save_model(model: Any, base: ModelRef, folder: Path) -> None:
         model.save_pretrained(str(folder), state_dict=weights)
     finally:
         model.config.use_cache = False
-    source = folder_of(base.name)
-    for file in sorted({file for pattern in _TOKENIZER for file in source.glob(pattern) if file.is_file()}):
-        if not (folder / file.name).exists():
-            shutil.copyfile(file, folder / file.name)
+    copy_tokenizer(base, folder)

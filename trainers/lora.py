@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tamis.checkpoints import Checkpoint
 from tamis.errors import TrainError
+from tamis.trainers.adapters import Targets, lora_config, save_adapter
 from tamis.trainers.loop import Run, device_of, fit, identity_of, start
 from tamis.trainers.objective import Examples
 from tamis.trainers.schedule import Keep, Optimisation, Schedule
+from tamis.training import Takes
 
 if TYPE_CHECKING:
     from tamis.models import ModelRef
@@ -34,11 +35,12 @@ class Lora:
     """
 
     revision: ClassVar[int] = 1
+    takes: ClassVar[Takes] = "tokens"
 
     rank: int = 128
     alpha: int = 512
     dropout: float = 0.1
-    targets: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    targets: Targets = ("q_proj", "k_proj", "v_proj", "o_proj")
     epochs: int = 4
     learning_rate: float = 2e-4
     schedule: Schedule = "linear"
@@ -80,7 +82,7 @@ class Lora:
             out=out,
             on=on,
             accelerator=accelerator,
-            save=lambda folder: _save_adapter(peft, base.name, folder),
+            save=lambda folder: save_adapter(peft, base.name, folder),
             moments=True,
             identity=identity_of(self, base, rows, seeds),
             parameters={name: value for name, value in peft.named_parameters() if value.requires_grad},
@@ -90,17 +92,11 @@ class Lora:
     def _wrap(self, base: ModelRef, seed: int) -> Any:
         """Wrap the model with a fresh float32 adapter, drawn on the CPU so that it is the same for every device."""
         import torch
-        from peft import LoraConfig, get_peft_model
+        from peft import get_peft_model
 
         from tamis.models import open_model
 
-        config = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,
-            lora_dropout=self.dropout,
-            target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
-            task_type="CAUSAL_LM",
-        )
+        config = lora_config(self.rank, self.alpha, self.dropout, self.targets)
         opened = open_model(base, "cpu")
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
@@ -113,26 +109,3 @@ class Lora:
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         return peft
-
-
-def _save_adapter(peft: Any, base: str, folder: Path) -> None:
-    """Adapter weights and configuration as PEFT writes them, with the model's name as given and lists in order."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    from tamis.store import write_json
-
-    config = peft.peft_config["default"]
-    config.save_pretrained(str(folder))
-    file = folder / "adapter_config.json"
-    facts = json.loads(file.read_text(encoding="utf-8"))
-    facts |= {"base_model_name_or_path": base, "inference_mode": True}
-    if isinstance(facts["target_modules"], list):
-        facts["target_modules"].sort()  # PEFT keeps a set, whose order changes from process to process
-    write_json(file, facts)
-    state = get_peft_model_state_dict(peft, save_embedding_layers=False)
-    save_file(
-        {name: value.detach().contiguous().cpu() for name, value in state.items()},
-        str(folder / "adapter_model.safetensors"),
-        metadata={"format": "pt"},
-    )

@@ -6,11 +6,11 @@ import functools
 import json
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tamis.checkpoints import Checkpoint
 from tamis.errors import DataError
-from tamis.influence import PROFILES, EpsMode, Formula, Moments, Momentum, Profile, SubtaskAgg
+from tamis.influence import PROFILES, EpsMode, Formula, Loss, Moments, Momentum, Objective, Profile, SubtaskAgg
 from tamis.models import ModelRef
 from tamis.pool import Pool
 from tamis.values import Machine, Reason
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from tamis.influence import Direction, Opened, Tokens
+    from tamis.influence import Direction, Example, Opened, Tokens
     from tamis.pool import Shard
     from tamis.values import Arrays, Need, Row
     from tamis.views import ShardSignals
@@ -37,6 +37,9 @@ class Influence:
     formula (see `tamis.influence.Formula`): `recommended` corrects Adam's bias, drops the momentum that all rows share
     and takes the mean gradient of a task; `less-official` is the released code to the letter. The other settings
     override single points of the profile.
+
+    `loss: dpo` is LESS on preference pairs: the gradients are those of DPO's loss where every checkpoint is its own
+    reference, -(`beta` / 2) (∇log π(chosen) - ∇log π(rejected)), in sums over answer tokens; pool and target are pairs.
     """
 
     revision: ClassVar[int] = 1
@@ -50,6 +53,8 @@ class Influence:
     bias_correction: bool | None = None
     momentum: Momentum | None = None
     subtask_agg: SubtaskAgg | None = None
+    loss: Loss = "sft"
+    beta: float = 0.1
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -66,6 +71,11 @@ class Influence:
             momentum=self.momentum,
             subtask_agg=self.subtask_agg,
         )
+
+    @property
+    def objective(self) -> Objective:
+        """What is differentiated."""
+        return Objective(self.loss, self.beta)
 
     def tasks(self) -> list[str]:
         """Names of the target's tasks, sorted: the columns of `scores`."""
@@ -92,7 +102,7 @@ class Influence:
 
         from tamis.influence import cosines
 
-        rows, reason = _tokens(shard.read(), self.base())
+        rows, reason = _examples(shard.read(), self.base(), self.loss)
         names = self.tasks()
         scores = np.full((shard.rows, len(names)), np.nan)
         norms = np.full((shard.rows, len(self.checkpoints)), np.nan)
@@ -103,7 +113,9 @@ class Influence:
             identity = self._identity()
             for number, weight in enumerate(self.weights()):
                 ready = _prepare(_Job(identity, number, on.device, self, on))
-                found, norms[usable, number] = cosines(ready.opened, chosen, ready.direction, ready.vectors, on)
+                found, norms[usable, number] = cosines(
+                    ready.opened, chosen, ready.direction, ready.vectors, on, self.objective
+                )
                 scores[usable] += weight * found
         broken = (reason == 0) & ~(np.isfinite(scores).all(1) & np.isfinite(norms).all(1))
         reason[broken] = Reason.NOT_FINITE
@@ -164,13 +176,13 @@ def _prepare(job: _Job) -> _Ready:
     checkpoint = influence.checkpoints[job.number]
     names = influence.tasks()
     task = np.array([names.index(name) for name in influence._groups()], np.int64)
-    rows, reason = _tokens(list(influence.target), influence.base())
+    rows, reason = _examples(list(influence.target), influence.base(), influence.loss)
     usable = np.flatnonzero(reason == 0)
     _check_tasks(names, task[usable], f"of {len(rows)} target rows {len(usable)} can be used")
     opened = open_checkpoint(checkpoint, job.device)
     formula = influence.formula
     vectors, dropped = task_vectors(
-        opened, [rows[place] for place in usable], task[usable], formula.subtask_agg, job.on
+        opened, [rows[place] for place in usable], task[usable], formula.subtask_agg, job.on, influence.objective
     )
     kept = np.delete(usable, dropped)
     _check_tasks(names, task[kept], f"{len(dropped)} target rows give values that are not finite")
@@ -190,12 +202,20 @@ def _check_tasks(names: list[str], task: NDArray[np.int64], found: str) -> None:
         )
 
 
-def _tokens(rows: list[Row], ref: ModelRef) -> tuple[list[Tokens], NDArray[np.uint8]]:
-    """(ids, labels) of every row, and why a row has no label."""
+def _examples(rows: list[Row], ref: ModelRef, loss: Loss) -> tuple[list[Example], NDArray[np.uint8]]:
+    """(ids, labels) of every row, of both sides where the loss is DPO's, and why a row has no label."""
     import numpy as np
 
     from tamis.rendering import render_all
 
-    rendered = render_all(rows, ref)
-    reason = np.array([int(one.reason) for one in rendered], np.uint8)
-    return [(one.ids, one.turn >= 0) for one in rendered], reason
+    def tokens(side: Literal["chosen", "rejected"]) -> tuple[list[Tokens], NDArray[np.uint8]]:
+        rendered = render_all(rows, ref, side=side)
+        return [(one.ids, one.turn >= 0) for one in rendered], np.array([int(one.reason) for one in rendered], np.uint8)
+
+    chosen, reason = tokens("chosen")
+    if loss == "sft":
+        return list(chosen), reason
+    rejected, other = tokens("rejected")
+    reason = np.where(reason > 0, reason, other)
+    reason[[row.kind != "pair" for row in rows]] = Reason.WRONG_KIND
+    return list(zip(chosen, rejected, strict=True)), reason

@@ -1,13 +1,39 @@
-"""tamis chooses the fine-tuning data that is worth training on, and proves it."""
+"""tamis chooses the fine-tuning data that is worth training on, and proves it.
+
+The verbs are imported when they are first used, so that `import tamis` loads nothing heavy:
+
+    pool = tamis.open_pool("data.jsonl")
+    subset = tamis.select(pool, "less", budget="5%", target="few_shot.jsonl", model="folder-or-hub-name")
+    tamis.compare(subset, "held_out.jsonl")
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` imports what is asked for
+    from tamis.api import add_columns as add_columns
+    from tamis.api import columns as columns
+    from tamis.api import compare as compare
+    from tamis.api import evaluate as evaluate
+    from tamis.api import export as export
+    from tamis.api import filter as filter  # noqa: A004 - the verb's name
+    from tamis.api import mix as mix
+    from tamis.api import open_pool as open_pool
+    from tamis.api import open_subset as open_subset
+    from tamis.api import run as run
+    from tamis.api import score as score
+    from tamis.api import select as select
+    from tamis.api import train as train
+    from tamis.api import workspace as workspace
 
 __version__ = "0.1.0"
 
-_VERBS = ("open_pool", "score", "filter", "select", "mix", "train", "evaluate", "compare", "export", "run", "workspace")
+_VERBS = (
+    *("open_pool", "score", "columns", "add_columns", "filter", "select", "mix", "open_subset", "train", "evaluate"),
+    *("compare", "export", "run", "workspace"),
+)
 _LAZY: dict[str, str] = dict.fromkeys(_VERBS, "tamis.api")
 
 

@@ -16,12 +16,15 @@ PASSES = {
     "lengths": "tamis.scorers.passes.lengths:Lengths",
     "tokens": "tamis.scorers.passes.tokens:Tokens",
     "influence": "tamis.scorers.passes.influence:Influence",
+    "pairs": "tamis.scorers.passes.pairs:Pairs",
 }
 SCORERS = {
     "entropy": "tamis.scorers.uncertainty:Entropy",
     "gradient-similarity": "tamis.scorers.gradients:GradientSimilarity",
     "ifd": "tamis.scorers.difficulty:Ifd",
     "length": "tamis.scorers.length:Length",
+    "pair-length": "tamis.scorers.preference:PairLength",
+    "pair-perplexity": "tamis.scorers.preference:PairPerplexity",
     "perplexity": "tamis.scorers.perplexity:Perplexity",
 }
 SELECTORS = {
@@ -38,12 +41,16 @@ MIXERS = {
     "proportional": "tamis.selectors.mixing:Proportional",
 }
 TRAINERS = {
+    "command": "tamis.trainers.command:Command",
     "full": "tamis.trainers.full:Full",
     "lora": "tamis.trainers.lora:Lora",
+    "trl-dpo": "tamis.trainers.dpo:TrlDpo",
+    "trl-sft": "tamis.trainers.sft:TrlSft",
 }
 EVALUATORS = {
     "exact-match": "tamis.evaluators.exact_match:ExactMatch",
     "held-out-loss": "tamis.evaluators.held_out:HeldOutLoss",
+    "preference-margin": "tamis.evaluators.margin:PreferenceMargin",
 }
 CATALOGUE: dict[str, dict[str, str]] = {
     "passes": PASSES,

@@ -48,8 +48,11 @@ class Checkpoint:
 
     @property
     def learning_rate(self) -> float:
-        """Mean learning rate of the epoch that this checkpoint ends."""
-        return float(self.facts["learning_rate"])
+        """Mean learning rate of the epoch that this checkpoint ends; TrainError where an outside trainer told none."""
+        rate = self.facts["learning_rate"]
+        if rate is None:
+            raise TrainError(f"{self.path} does not say its learning rate: set `learning_rate` of the trainer")
+        return float(rate)
 
     @property
     def step(self) -> int:

@@ -58,9 +58,16 @@ def of_json(value: Any) -> str:
 
 
 def of_component(component: Any, inputs: Mapping[str, Any] | None = None) -> str:
-    """Identity of a component's work: class, `revision`, settings and the digests of its inputs (DESIGN §5)."""
+    """Identity of a component's work: class, `revision`, settings and the digests of its inputs (DESIGN §5).
+
+    A field with `metadata={"science": False}` (a time limit) cannot change the result and is left out.
+    """
     kind = type(component)
-    settings = {field.name: getattr(component, field.name) for field in dataclasses.fields(component)}
+    settings = {
+        field.name: getattr(component, field.name)
+        for field in dataclasses.fields(component)
+        if field.metadata.get("science", True)
+    }
     return of_json(
         {
             "component": f"{kind.__module__}:{kind.__qualname__}",

@@ -83,11 +83,11 @@ def tapped(layers: Mapping[str, torch.nn.Linear], consume: Consume) -> Iterator[
             handle.remove()
 
 
-def example_losses(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(b,) mean negative log-likelihood (nats) over each row's label tokens, with its graph; float32 or wider.
+def example_sums(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(b,) summed negative log-likelihood (nats) of each row's label tokens, with its graph, and (b,) their number.
 
     `ids` (b, t) int64 padded on the right, `labels` (b, t) bool: whether token t is a label (the first of a row never
-    is). Rows must have a label. The sum's backward pass gives every example the gradient of its own mean loss.
+    is). Float32 or wider.
     """
     import torch
     import torch.nn.functional as functional
@@ -100,8 +100,28 @@ def example_losses(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch
     wide = logits if logits.dtype == torch.float64 else logits.float()
     nll = functional.cross_entropy(wide, ids[:, 1:][labelled], reduction="none")
     rows = torch.repeat_interleave(torch.arange(len(ids), device=ids.device), counts)
-    sums = torch.zeros(len(ids), dtype=nll.dtype, device=ids.device).index_add(0, rows, nll)
+    return torch.zeros(len(ids), dtype=nll.dtype, device=ids.device).index_add(0, rows, nll), counts
+
+
+def example_losses(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(b,) mean negative log-likelihood (nats) over each row's label tokens, with its graph; see `example_sums`.
+
+    Rows must have a label. The sum's backward pass gives every example the gradient of its own mean loss.
+    """
+    sums, counts = example_sums(model, ids, labels)
     return sums / counts
+
+
+def pair_losses(model: Any, ids: torch.Tensor, labels: torch.Tensor, beta: float) -> torch.Tensor:
+    """(b,) losses with the gradient of DPO's loss where the model is its own reference, from 2b rows.
+
+    Rows 0 … b-1 are the chosen sides, b … 2b-1 the rejected ones. The loss of DPO, -log sigmoid(β m) with m the
+    difference of the log-ratios, has the gradient -β sigmoid(-β m) ∇m; at the reference m = 0, so it is that of
+    -(β / 2) (log π(chosen) - log π(rejected)), which is returned: exact in its gradient, not in its value (log 2).
+    """
+    sums, _ = example_sums(model, ids, labels)
+    chosen, rejected = sums.chunk(2)
+    return beta / 2 * (chosen - rejected)
 
 
 def per_example(
@@ -113,6 +133,26 @@ def per_example(
     """
     with tapped(layers, consume):
         losses = example_losses(model, ids, labels)
+        losses.sum().backward()
+    return losses.detach()
+
+
+def per_pair(
+    model: Any,
+    layers: Mapping[str, torch.nn.Linear],
+    ids: torch.Tensor,
+    labels: torch.Tensor,
+    beta: float,
+    consume: Consume,
+) -> torch.Tensor:
+    """Like `per_example`, for preference pairs: (b,) `pair_losses` of 2b rows, gradients (b, out, in)."""
+
+    def add(name: str, gradient: torch.Tensor) -> None:
+        chosen, rejected = gradient.chunk(2)
+        consume(name, chosen + rejected)
+
+    with tapped(layers, add):
+        losses = pair_losses(model, ids, labels, beta)
         losses.sum().backward()
     return losses.detach()
 

@@ -27,7 +27,9 @@ EpsMode = Literal["inside", "outside"]
 Momentum = Literal["keep", "drop"]
 SubtaskAgg = Literal["mean_cos", "cos_mean"]
 Profile = Literal["recommended", "less-official"]
+Loss = Literal["sft", "dpo"]
 Tokens = tuple["NDArray[np.int32]", "NDArray[np.bool_]"]
+Example = Tokens | tuple[Tokens, Tokens]  # a row, or the chosen and the rejected side of a pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,35 @@ PROFILES: dict[Profile, Formula] = {
     "recommended": Formula(),
     "less-official": Formula(eps_mode="inside", bias_correction=False, momentum="keep", subtask_agg="mean_cos"),
 }
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss whose gradient counts: of answers (mean per token), or of preferences (DPO, at the reference).
+
+    Examples are (ids, labels) for `sft`, and the two sides ((ids, labels), (ids, labels)) of a pair for `dpo`.
+    """
+
+    loss: Loss = "sft"
+    beta: float = 0.1
+
+    def length(self, example: Any) -> int:
+        """Tokens that an example takes up in a batch."""
+        return len(example[0]) if self.loss == "sft" else 2 * max(len(side[0]) for side in example)
+
+    def gradients(
+        self, opened: Opened, examples: Sequence[Any], consume: Callable[[str, torch.Tensor], None]
+    ) -> torch.Tensor:
+        """(b,) losses; `consume(name, gradient)` gets (b, out, in) of every layer."""
+        from tamis.gradients import pad, per_example, per_pair
+
+        if self.loss == "sft":
+            return per_example(opened.model, opened.layers, *pad(list(examples), opened.device), consume)
+        sides = [pair[side] for side in (0, 1) for pair in examples]
+        return per_pair(opened.model, opened.layers, *pad(sides, opened.device), self.beta, consume)
+
+
+SFT = Objective()
 
 
 class Direction:
@@ -126,14 +157,13 @@ def open_checkpoint(checkpoint: Checkpoint, device: str) -> Opened:
 
 
 def _sweep(
-    opened: Opened, rows: Sequence[Tokens], on: Machine, one: Callable[[NDArray[np.int64]], tuple[Any, Any]]
+    lengths: NDArray[np.int64], on: Machine, one: Callable[[NDArray[np.int64]], tuple[Any, Any]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Run `one(places)` over length-bucketed batches; its two (b, …) results, put back into the order of the rows."""
     import numpy as np
 
     from tamis.batching import batches, with_halving
 
-    lengths = np.array([len(ids) for ids, _ in rows], np.int64)
     places: list[NDArray[np.int64]] = []
     results: list[tuple[Any, Any]] = []
 
@@ -151,19 +181,19 @@ def _sweep(
 
 def cosines(
     opened: Opened,
-    rows: Sequence[Tokens],
+    rows: Sequence[Example],
     direction: Direction | None,
     vectors: Mapping[str, torch.Tensor],
     on: Machine,
+    objective: Objective = SFT,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """<Γ, V_k> / ‖Γ‖ as (n, K), and ‖Γ‖ as (n,). Rows must have a label. A zero Γ has cosine 0.
 
     `vectors`: V by layer, (K, p) float32; none at all gives K = 0. Without `direction` Γ is the raw gradient. A row
     whose loss or gradient is not finite has a norm of NaN.
     """
+    import numpy as np
     import torch
-
-    from tamis.gradients import pad, per_example
 
     tasks = len(next(iter(vectors.values()))) if vectors else 0
 
@@ -179,16 +209,20 @@ def cosines(
             if vectors:
                 dots.add_((gamma @ vectors[name].T.to(gamma.dtype)).double())
 
-        ids, labels = pad([rows[place] for place in batch], opened.device)
-        losses = per_example(opened.model, opened.layers, ids, labels, consume)
+        losses = objective.gradients(opened, [rows[place] for place in batch], consume)
         norms = torch.where(losses.isfinite() & squares.isfinite(), squares.sqrt(), torch.nan)
         return dots / norms.clamp(min=torch.finfo(torch.float64).tiny)[:, None], norms
 
-    return _sweep(opened, rows, on, one)
+    return _sweep(np.array([objective.length(row) for row in rows], np.int64), on, one)
 
 
 def task_vectors(
-    opened: Opened, rows: Sequence[Tokens], task: NDArray[np.int64], agg: SubtaskAgg, on: Machine
+    opened: Opened,
+    rows: Sequence[Example],
+    task: NDArray[np.int64],
+    agg: SubtaskAgg,
+    on: Machine,
+    objective: Objective = SFT,
 ) -> tuple[dict[str, torch.Tensor], NDArray[np.int64]]:
     """V by layer, (K, p) float32, for tasks 0 … K-1, and the places of rows left out for values that are not finite.
 
@@ -198,9 +232,7 @@ def task_vectors(
     import numpy as np
     import torch
 
-    from tamis.gradients import pad, per_example
-
-    _, norms = cosines(opened, rows, None, {}, on)
+    _, norms = cosines(opened, rows, None, {}, on, objective)
     good = np.isfinite(norms)
     counts = np.bincount(task[good], minlength=int(task.max()) + 1)
     factor = np.zeros(len(rows))
@@ -223,15 +255,15 @@ def task_vectors(
         def consume(name: str, gradient: torch.Tensor) -> None:
             parts[name] = mix @ gradient.flatten(1).to(dtype)
 
-        ids, labels = pad([rows[place] for place in batch], opened.device)
-        losses = per_example(opened.model, opened.layers, ids, labels, consume)
+        losses = objective.gradients(opened, [rows[place] for place in batch], consume)
         for name, part in parts.items():  # only now: a batch that ran out of memory halfway is run again in halves
             vectors[name] += part
         return losses, losses
 
     kept = np.flatnonzero(good)
     if len(kept):
-        _sweep(opened, [rows[place] for place in kept.tolist()], on, lambda batch: one(kept[batch]))
+        tokens = np.array([objective.length(rows[place]) for place in kept.tolist()], np.int64)
+        _sweep(tokens, on, lambda batch: one(kept[batch]))
     if agg == "cos_mean":
         squares = sum(vector.double().square().sum(1) for vector in vectors.values())
         lengths = torch.as_tensor(squares).sqrt().clamp(min=torch.finfo(torch.float64).tiny)

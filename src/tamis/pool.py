@@ -113,6 +113,23 @@ class Pool:
     def __len__(self) -> int:
         return sum(shard.rows for shard in self.shards)
 
+    def __repr__(self) -> str:
+        files, shards = len(self.files), len(self.shards)
+        parts = f"{files} file{'s' * (files != 1)} in {shards} shard{'s' * (shards != 1)}"
+        return f"Pool({len(self):,} rows of {parts})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: counts by file, and the first rows; text of the data is escaped."""
+        from tamis.notebook import ROWS, Card, shown
+
+        counts = ("rows", "kept", "quarantined", "dropped")
+        files = [[file.get("name", ""), *(file.get(name, "") for name in counts)] for file in self.files[:ROWS]]
+        first = self.shards[0].table().slice(0, ROWS).to_pylist() if self.shards else []
+        rows = [[place, record["kind"], *shown(decode(record))] for place, record in enumerate(first)]
+        more = f"and {len(self) - len(rows):,} more" if len(self) > len(rows) else ""
+        about = Card(repr(self), ("file", *counts), files)
+        return about.html() + Card("First rows", ("row", "kind", "source", "asked", "answered"), rows, more).html()
+
     @functools.cached_property
     def digest(self) -> str:
         """Digest of the shards in order: equal for equal content, wherever it lies."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tamis.checkpoints import Checkpoint
     from tamis.models import ModelRef
     from tamis.pool import Pool, Shard
-    from tamis.training import TrainingRows
+    from tamis.training import Takes
     from tamis.values import Arrays, Budget, Column, Items, Machine, Need, Seeds, Subset
     from tamis.views import PoolView, ShardSignals
 
@@ -69,10 +69,15 @@ class Mixer(Component, Protocol):
 class Trainer(Component, Protocol):
     """Fine-tunes a model on a subset."""
 
+    takes: ClassVar[Takes]  # which rows it is given; without it, tokens
+
     def train(
-        self, model: ModelRef, rows: TrainingRows, seeds: Seeds, hooks: Sequence[Hook], out: Path, on: Machine, /
+        self, model: ModelRef, rows: Any, seeds: Seeds, hooks: Sequence[Hook], out: Path, on: Machine, /
     ) -> Sequence[Checkpoint]:
-        """Checkpoints kept, in order of training; the last is the final one. `out` may hold what a killed run left."""
+        """Checkpoints kept, in order of training; the last is the final one. `out` may hold what a killed run left.
+
+        `rows`: TrainingRows where the trainer takes tokens, TrainingPairs for pairs, TrainingSubset for rows as read.
+        """
         ...
 
 

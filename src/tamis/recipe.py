@@ -19,7 +19,7 @@ from tamis.values import Budget
 VERBS = ("train", "pass", "score", "select", "compare", "evaluate", "export")
 HEAD = ("name", "about", "model", "pool", "target")
 GIVEN = ("pool", "target", "model")
-SOURCES = ("files", "map", "sample", "source", "shard_rows", "max_bad")
+SOURCES = ("files", "map", "sample", "source", "shard_rows", "max_bad", "columns")
 _KIND = {"train": "trainers", "pass": "passes", "select": "selectors", "evaluate": "evaluators"}
 # Settings of a stage that belong to the stage, not to its component.
 STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
@@ -200,7 +200,10 @@ def _check_model_name(marked: Marked, name: str) -> None:
 
 
 def _source(marked: Marked, path: tuple[str, ...], value: Any) -> None:
-    """Check a pool: `{files: [...], map: {...}, sample: {rows, seed, skip}}`; every missing file is a fault."""
+    """Check a pool: `{files: [...], map: {...}, sample: {rows, seed, skip}}`; every missing file is a fault.
+
+    `files`: names as `tamis.ingest.sources` reads them; `map`: entries of `tamis.ingest.mappings`, flat or nested.
+    """
     if isinstance(value, (str, list)):
         value = {"files": value}
     if not isinstance(value, Mapping):
@@ -212,15 +215,57 @@ def _source(marked: Marked, path: tuple[str, ...], value: Any) -> None:
     files = file_list(value)
     if not files:
         marked.fault(path, "needs `files`: a list of paths, globs or hf:// names")
+    if "columns" in value:
+        _check_ratings(marked, (*path, "columns"), value["columns"], path == ("pool",))
     from tamis.ingest.sources import resolve
 
+    _mapping(marked, path, value.get("map"))
     for name in files:
-        if "://" in name:
-            continue  # remote: looked at when the run starts
         try:
-            resolve([name], Path())
+            resolve([name], Path(), fetch=False)  # what is remote is looked at when the run starts
         except DataError as error:
             marked.fault((*path, "files"), str(error))
+
+
+def _check_ratings(marked: Marked, path: tuple[str, ...], value: Any, of_pool: bool) -> None:
+    from tamis.columns_io import sources_of
+
+    if not of_pool:
+        marked.fault(path, "ratings are columns of the pool; move them there")
+        return
+    try:
+        given = sources_of(value)
+    except RecipeError as error:
+        marked.fault(path, str(error))
+        return
+    for file, _ in given:
+        if not Path(file).is_file():
+            marked.fault(path, f"there is no file {file}")
+
+
+def rating_stems(values: Mapping[str, Any]) -> set[str]:
+    """First parts of the names of columns that the recipe's pool brings along (`my_ratings` of its file)."""
+    from tamis.columns_io import sources_of, stem_of
+
+    pool = values.get("pool")
+    given = pool.get("columns", ()) if isinstance(pool, Mapping) else ()
+    try:
+        return {stem_of(file) for file, _ in sources_of(given)}
+    except RecipeError:
+        return set()  # said where the pool is checked
+
+
+def _mapping(marked: Marked, path: tuple[str, ...], value: Any) -> None:
+    from tamis.ingest.mappings import check_mapping, flatten
+
+    if value is not None and not isinstance(value, Mapping):
+        marked.fault((*path, "map"), f"expected {{prompt: field, …}}, got {value!r}")
+        return
+    try:
+        check_mapping(flatten(value))
+    except RecipeError as error:
+        for fault in error.faults:
+            marked.fault((*path, "map"), fault.removeprefix("--map "))
 
 
 def file_list(value: Any) -> list[str]:
@@ -286,6 +331,17 @@ def _check_stage(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
         _source(marked, (stage.name, "on"), stage.settings.get("on"))
     elif stage.verb == "export":
         _check_reference(marked, stage, "subset", stages, "select")
+        _check_form(marked, stage)
+
+
+def _check_form(marked: Marked, stage: Stage) -> None:
+    from tamis.exporting import check_form
+
+    try:
+        check_form(stage.settings["export"])
+    except RecipeError as error:
+        for fault in error.faults:
+            marked.fault((stage.name, "export"), fault)
 
 
 def _check_component(
@@ -391,7 +447,8 @@ def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> 
         _check_component(marked, stage, (stage.name, "mix"), "mixers", name, settings)
     for column in _columns_used(marked, stage):
         scorer = column.partition("@")[0].partition(".")[0]
-        if scorer not in CATALOGUE["scorers"] and scorer not in ("source", "kind", "file", "meta"):
+        known = {*CATALOGUE["scorers"], "source", "kind", "file", "meta", *rating_stems(marked.values)}
+        if scorer not in known:
             marked.fault((stage.name,), f"uses the column {column!r}, which no scorer makes{_near_scorer(scorer)}")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tamis.models import ModelRef
-    from tamis.training import TrainingRows
+    from tamis.training import TrainingPairs, TrainingRows
     from tamis.values import Row
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,11 @@ def render_rows(
     *,
     row_weights: NDArray[np.float32] | None = None,
     token_weights: Sequence[NDArray[np.float32]] | None = None,
+    side: Side = "chosen",
 ) -> TrainingRows:
     """Render rows for a trainer. `row_weights` (n,); `token_weights` one array per row, a weight per token left.
+
+    `side`: which answer of a pair.
 
     Raises DataError that names the rows of which no token can be trained, and those whose weights do not fit.
     """
@@ -89,7 +92,7 @@ def render_rows(
 
     from tamis.training import TrainingRows
 
-    rendered = render_all(rows, ref)
+    rendered = render_all(rows, ref, side=side)
     faults = [f"{_where(row)}: {one.reason.text}" for row, one in zip(rows, rendered, strict=True) if one.reason]
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
@@ -107,6 +110,26 @@ def render_rows(
         row_weights=None if row_weights is None else np.asarray(row_weights, np.float32),
         token_weights=None if not token_weights else np.concatenate(token_weights).astype(np.float32),
     )
+
+
+def render_pairs(
+    rows: Sequence[Row], ref: ModelRef, *, row_weights: NDArray[np.float32] | None = None
+) -> TrainingPairs:
+    """Render both sides of preference pairs for a trainer.
+
+    Raises DataError that names rows of another kind, and pairs with a side of which no token can be trained.
+    """
+    from tamis.training import TrainingPairs
+
+    strange = [row for row in rows if row.kind != "pair"]
+    if strange:
+        raise DataError(
+            f"{len(strange)} of {len(rows)} rows are no preference pairs (the first: {_where(strange[0])}, kind "
+            f"{strange[0].kind}); filter with where: \"kind == 'pair'\", or map the fields chosen and rejected"
+        )
+    sides: tuple[Side, Side] = ("chosen", "rejected")
+    chosen, rejected = (render_rows(rows, ref, row_weights=row_weights, side=side) for side in sides)
+    return TrainingPairs(chosen=chosen, rejected=rejected)
 
 
 def generation_prompt(messages: Sequence[Message], ref: ModelRef, *, tools: str | None = None) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from tamis.cli import output
 from tamis.cli.app import Device, Json, MaxTokens, Model, Place, Sets, Workers, app
-from tamis.cli.pools import PoolName, open_workspace, settings_of
+from tamis.cli.pools import COLUMNS, On, PoolName, open_workspace, pass_lines, settings_of
 
 SubsetName = Annotated[Path, typer.Argument(help="A subset file that `tamis select` wrote, or a run folder.")]
 Budgeted = Annotated[str, typer.Option("--budget", help='Rows (5000), a share (5%) or "2M tokens".')]
@@ -24,6 +25,8 @@ def select(
     target: Annotated[list[str] | None, TARGET] = None,
     where: Annotated[str | None, typer.Option("--where", help="Filter first: an expression over columns.")] = None,
     mixer: Annotated[str | None, typer.Option("--mix", help="Mixer over sources: equal, proportional.")] = None,
+    columns: Annotated[list[str] | None, COLUMNS] = None,
+    on: On = None,
     out: Annotated[Path | None, typer.Option("--out", help="Subset file to write.")] = None,
     model: Model = None,
     max_tokens: MaxTokens = 2048,
@@ -35,30 +38,30 @@ def select(
 ) -> None:
     """Choose rows of a pool within a budget; `--set warm_up.epochs=2` sets the warm-up of LESS."""
     output.use_json(json)
-    from tamis.api import keep_pool, open_pool
     from tamis.api import select as run
-    from tamis.catalogue import build
-    from tamis.subsets import save
 
     settings = settings_of(sets)
     warm_up = settings.pop("warm_up", {})
-    needs = build("selectors", selector, settings).needs
-    dear = any(need.kind == "signal" and need.name != "lengths" for need in needs)
-    work = open_workspace(workspace, model, max_tokens, workers, device, required=dear)
-    opened = open_pool(pool, work)
-    goal = open_pool(target, work) if target else None
+    work = open_workspace(workspace, model, max_tokens, workers, device, required=False)
     chosen = run(
-        opened, selector, budget, work, target=goal, where=where, mix=mixer, settings=settings, warm_up=warm_up
+        pool,
+        selector,
+        budget,
+        target=target or None,
+        where=where,
+        mix=mixer,
+        columns=columns or (),
+        on=on,
+        warm_up=warm_up,
+        work=work,
+        settings=settings,
     )
-    path = out or work.root / "subsets" / f"{chosen.digest[:12]}.parquet"
-    save(path, opened, keep_pool(opened, work), chosen.subset)
-    facts = {"subset": str(path), **{key: chosen.entry.facts[key] for key in ("rows", "tokens", "usable", "unit")}}
-    passes = [
-        f"pass {name}: {int(one['made'])} of {int(one['shards'])} shards measured"
-        for name, one in work.work.passes.items()
-    ]
+    path = chosen.save(out)
+    facts = {"subset": str(path), **{key: chosen.facts[key] for key in ("rows", "tokens", "usable", "unit")}}
     line = f"{facts['rows']:,} of {facts['usable']:,} usable rows, {facts['tokens']:,} tokens: {path}"
-    output.result({**facts, "passes": work.work.passes}, [*passes, line])
+    notes = [f"note: {note}" for note in chosen.notes]
+    value = {**facts, "passes": work.work.passes, "notes": list(chosen.notes)}
+    output.result(value, [*pass_lines(work), line, *notes])
 
 
 @app.command()
@@ -75,10 +78,9 @@ def mix(
     """Show what each group of a pool gets of a budget."""
     output.use_json(json)
     from tamis.api import mix as run
-    from tamis.api import open_pool
 
     work = open_workspace(workspace, model, max_tokens, 1, None, required=False)
-    shares = run(open_pool(pool, work), mixer, budget, work, settings_of(sets))
+    shares = run(pool, mixer, budget, work=work, settings=settings_of(sets))
     rows = [(name, share.rows if share.rows is not None else share.tokens) for name, share in shares.items()]
     unit = "rows" if all(share.rows is not None for share in shares.values()) else "tokens"
     output.result({"shares": dict(rows), "unit": unit}, output.table(rows, ["group", unit]))
@@ -103,18 +105,15 @@ def train(
     import shutil
 
     from tamis.api import train as run
-    from tamis.subsets import read
-    from tamis.values import Subset
 
     work = open_workspace(workspace, model, max_tokens, workers, device, required=True)
-    file = read(subset)
-    chosen = Subset(positions=file.positions, gains=file.gains, weights=file.weights)
-    trained = run(file.pool, chosen, work, trainer, settings=settings_of(sets), seed=seed)
-    path = trained.checkpoints[-1].path
+    trained = run(subset, trainer, seed=seed, work=work, settings=settings_of(sets))
+    path = trained.path
     if out is not None:
         path = Path(shutil.copytree(path, out, dirs_exist_ok=True))
-    facts = {"checkpoint": str(path), **trained.facts, "loss": trained.checkpoints[-1].facts.get("loss")}
-    output.result(facts, [f"{facts['rows']:,} rows, {facts['tokens']:,} tokens, loss {facts['loss']:.4f}: {path}"])
+    facts = {"checkpoint": str(path), **trained.training.facts, "loss": trained.loss}
+    loss = f", loss {trained.loss:.4f}" if trained.loss is not None else ""
+    output.result(facts, [f"{facts['rows']:,} rows, {facts['tokens']:,} tokens{loss}: {path}"])
 
 
 @app.command(name="eval")
@@ -131,18 +130,15 @@ def evaluate(
 ) -> None:
     """Measure a model on held-out rows."""
     output.use_json(json)
-    import dataclasses
-
     from tamis.api import evaluate as run
-    from tamis.api import open_pool
 
     work = open_workspace(workspace, model, max_tokens, 1, device, required=True)
     if adapter is not None:
         work = dataclasses.replace(work, model=dataclasses.replace(work.model, adapter=str(adapter)))
-    items = run(open_pool(files, work), work, evaluator, settings_of(sets)).items
-    value = float(items.values.sum() / items.weights.sum())
-    facts: dict[str, Any] = {"metric": items.metric, "unit": items.unit, "value": value, "items": len(items.keys)}
-    output.result(facts, [f"{items.metric}: {value:.4f} {items.unit} over {len(items.keys):,} items"])
+    found = run(files, evaluator, work=work, settings=settings_of(sets))
+    items = found.items
+    facts: dict[str, Any] = {"metric": items.metric, "unit": items.unit, "value": found.value, "items": len(items.keys)}
+    output.result(facts, [repr(found)])
 
 
 @app.command()
@@ -165,22 +161,12 @@ def compare(
 ) -> None:
     """Train a subset against baselines of as many tokens, and say with intervals whether it was better."""
     output.use_json(json)
-    from tamis.api import compare_subset, open_pool
+    from tamis.api import compare as run
     from tamis.store import write_json
-    from tamis.subsets import read
 
     work = open_workspace(workspace, model, max_tokens, workers, device, required=True)
     arms = tuple(name.strip() for name in baselines.split(",") if name.strip())
-    found = compare_subset(
-        read(subset),
-        open_pool(held_out, work),
-        work,
-        method=subset.stem,
-        trainer=trainer,
-        settings=settings_of(sets),
-        runs=runs,
-        baselines=arms,
-    )
+    found = run(subset, held_out, against=arms, runs=runs, trainer=trainer, work=work, settings=settings_of(sets))
     if to is not None:
         write_json(to, found)
     rows = [[arm["name"], arm["mean"], len(arm["runs"]), arm["rows"], arm["tokens"]] for arm in found["arms"]]
@@ -192,21 +178,28 @@ def compare(
 @app.command()
 def export(
     subset: SubsetName,
-    form: Annotated[str, typer.Option("--to", help="jsonl, trl or parquet.")],
-    out: Annotated[Path, typer.Option("--out", help="File to write.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write (hf: a folder).")],
+    form: Annotated[str | None, typer.Option("--to", help="trl, axolotl, llama-factory, jsonl, parquet or hf.")] = None,
+    original: Annotated[bool, typer.Option("--original", help="The untouched input rows, byte for byte.")] = False,
     model: Model = None,
+    scored_with: Annotated[
+        str | None, typer.Option("--scored-with", help="Compare the template with that of this model.")
+    ] = None,
     max_tokens: MaxTokens = 2048,
     workspace: Place = Path(".tamis"),
     json: Json = False,
 ) -> None:
-    """Write a subset for a trainer: jsonl, trl (messages, token ids and label masks) or parquet."""
+    """Write a subset for a trainer, with weights, and with masks of --model; says what the form does not carry."""
     output.use_json(json)
     from tamis.api import export as run
-    from tamis.subsets import read
-    from tamis.values import Subset
+    from tamis.errors import RecipeError
 
+    if (form is None) != original:
+        raise RecipeError("export needs one of --to FORM and --original")
     work = open_workspace(workspace, model, max_tokens, 1, None, required=form == "trl")
-    file = read(subset)
-    written = run(file.pool, Subset(positions=file.positions, gains=file.gains, weights=file.weights), form, out, work)
-    facts = {"path": str(written.path), "rows": written.rows, "notes": list(written.notes)}
-    output.result(facts, [f"{written.rows:,} rows: {written.path}", *[f"note: {note}" for note in written.notes]])
+    written = run(subset, form or "original", out, scored_with=scored_with, work=work)
+    masks = [] if written.masks is None else [dataclasses.asdict(finding) for finding in written.masks.findings]
+    files = [str(file) for file in written.files]
+    facts = {"path": str(written.path), "files": files, "rows": written.rows}
+    lines = [f"{written.rows:,} rows: {', '.join(files)}", *[f"note: {note}" for note in written.notes]]
+    output.result({**facts, "notes": list(written.notes), "masks": masks}, lines)

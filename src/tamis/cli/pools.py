@@ -12,6 +12,11 @@ from tamis.cli.app import Device, Json, MaxTokens, Model, Place, Sets, Workers, 
 from tamis.cli.running import machine_options
 
 PoolName = Annotated[str, typer.Argument(help="A pool folder that `tamis ingest` made, or a data file.")]
+COLUMNS = typer.Option("--columns", help="Ratings of your own: a Parquet, CSV or JSONL file; repeatable.")
+ADD = typer.Option("--add", metavar="FILE", help="Ratings of your own: Parquet, CSV or JSONL; repeatable.")
+On = Annotated[
+    str | None, typer.Option("--on", help="Join ratings on key, file+position, position or a field of your rows.")
+]
 
 
 def settings_of(sets: list[str] | None) -> dict[str, Any]:
@@ -30,20 +35,19 @@ def settings_of(sets: list[str] | None) -> dict[str, Any]:
 def open_workspace(
     place: Path, model: str | None, max_tokens: int, workers: int | None, device: str | None, *, required: bool
 ) -> Any:
-    """Workspace of a verb; `required`: a pass over a model is going to run, so `--model` must be said."""
+    """Workspace of a verb; `required`: a model is going to run, so `--model` must be said."""
     from tamis.api import workspace
     from tamis.errors import ModelError, RecipeError
-    from tamis.models import ModelRef, folder_of
+    from tamis.models import folder_of
 
     if model is None and required:
-        raise RecipeError("this needs a pass over a model: give --model FOLDER-OR-HUB-NAME (tamis:tiny-lm is shipped)")
-    ref = ModelRef(name=model or "tamis:tiny-lm", max_tokens=max_tokens)
-    if required:
+        raise RecipeError("this needs a model: give --model FOLDER-OR-HUB-NAME (tamis:tiny-lm is shipped, for trying)")
+    if model is not None:
         try:
-            folder_of(ref.name)
+            folder_of(model)
         except ModelError as error:
             raise RecipeError(f"--model: {error}") from error
-    return workspace(place, ref, **machine_options(workers, device))
+    return workspace(place, model, max_tokens=max_tokens, **machine_options(workers, device))
 
 
 @app.command()
@@ -51,10 +55,15 @@ def ingest(
     inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Paths, globs, folders, hf:// names, URLs.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write the pool to.")] = None,
     mapping: Annotated[
-        list[str] | None, typer.Option("--map", metavar="ROLE=FIELD", help="prompt=question,response=a")
+        list[str] | None,
+        typer.Option("--map", metavar="NAME=FIELD", help="prompt=question,messages.role=who,role.bot=assistant"),
     ] = None,
     source: Annotated[str | None, typer.Option("--source", help="Source name of rows that name none.")] = None,
     preview: Annotated[int, typer.Option("--preview", help="Show this many rows as read, and write nothing.")] = 0,
+    model: Annotated[
+        str, typer.Option("--model", help="Whose template and tokens --preview shows: folder or hub name.")
+    ] = "tamis:tiny-lm",
+    max_tokens: MaxTokens = 2048,
     max_bad: Annotated[
         str | None, typer.Option("--max-bad", help="Exit with 3 above this share, for example 0.1%.")
     ] = None,
@@ -64,21 +73,26 @@ def ingest(
     output.use_json(json)
     from tamis.errors import RecipeError
 
-    roles = dict(_pair(part) for item in mapping or [] for part in item.split(","))
+    entries = dict(_pair(part) for item in mapping or [] for part in item.split(","))
     if preview:
-        _preview(inputs, preview, roles)
+        from tamis.cli.previewing import show
+
+        show(inputs, preview, entries, model, max_tokens)
         return
     if out is None:
         raise RecipeError("ingest needs --out FOLDER for the pool (or --preview 5 to look first)")
     from tamis.api import open_pool
-    from tamis.stages.sources import check_quarantine
+    from tamis.stages.sources import bound, check_quarantine
 
-    pool = open_pool(inputs, out=out, mapping=roles or None, source=source)
+    if max_bad is not None:
+        bound(max_bad)
+    pool = open_pool(inputs, out=out, mapping=entries or None, source=source)
     names = ("name", "format", "rows", "kept", "quarantined", "dropped")
-    files = [{name: file[name] for name in names} for file in pool.files]
+    files = [{name: file.get(name) for name in (*names, "notes") if name in file} for file in pool.files]
     lines = output.table([[file[name] for name in names] for file in files], list(names))
     reasons = _reasons(pool)
     lines += ["", *[f"quarantined {count:>7,}  {reason}" for reason, count in reasons.items()]] if reasons else []
+    lines += [f"note: {note}" for note in dict.fromkeys(note for file in pool.files for note in file.get("notes", []))]
     lines += ["", f"{len(pool):,} rows in {out}"]
     output.result({"pool": str(out), "rows": len(pool), "files": files, "quarantine": reasons}, lines)
     if max_bad is not None:
@@ -88,10 +102,10 @@ def ingest(
 def _pair(text: str) -> tuple[str, str]:
     from tamis.errors import RecipeError
 
-    role, equals, name = text.partition("=")
-    if not equals or not role or not name:
-        raise RecipeError(f"--map {text}: expected ROLE=FIELD, for example prompt=question")
-    return role.strip(), name.strip()
+    name, equals, field = text.partition("=")
+    if not equals or not name or not field:
+        raise RecipeError(f"--map {text}: expected NAME=FIELD, for example prompt=question")
+    return name.strip(), field.strip()
 
 
 def _reasons(pool: Any) -> dict[str, int]:
@@ -103,23 +117,6 @@ def _reasons(pool: Any) -> dict[str, int]:
     rows = quarantine(PoolView(pool)).to_pylist()
     counts = Counter(kind_of(row["reason"]) for row in rows if row["verdict"] == "quarantined")
     return dict(counts.most_common(12))
-
-
-def _preview(inputs: list[str], rows: int, roles: dict[str, str]) -> None:
-    import dataclasses
-
-    from tamis.ingest import preview
-
-    for name in inputs:
-        seen = preview(name, rows, roles or None)
-        lines = [f"{name}: {seen.format}", *(f"  {key} <- {value}" for key, value in seen.mapping.items())]
-        for row in seen.rows:
-            lines += ["", f"[{row.kind}] {row.source}"]
-            for message in (*row.messages, *row.chosen):
-                lines.append(f"  {message['role']}: {str(message.get('content'))[:400]}")
-        lines += [f"  ! {fault}" for fault in seen.faults]
-        value = {"file": name, "format": seen.format, "mapping": seen.mapping, "faults": seen.faults}
-        output.result({**value, "rows": [dataclasses.asdict(row) for row in seen.rows]}, lines)
 
 
 @app.command()
@@ -136,30 +133,30 @@ def score(
 ) -> None:
     """Score every row of a pool; passes that were run before are not run again."""
     output.use_json(json)
-    from tamis.api import open_pool
     from tamis.api import score as run
     from tamis.recipe import scorer_settings
-    from tamis.stages.score import statistics
 
-    work = open_workspace(workspace, model, max_tokens, workers, device, required=_needs_model(scorers))
+    work = open_workspace(workspace, model, max_tokens, workers, device, required=False)
     given = settings_of(sets)
     names = list(scorer_settings(scorers))
-    settings = given if set(given) <= set(names) else {name: given for name in names}
-    opened = open_pool(pool, work)
-    scored = run(opened, scorers, work, settings)
-    columns = {name: {"unit": column.unit, **statistics(column.values)} for name, column in scored.columns.items()}
-    passes = [
+    settings = given if set(given) <= set(names) else dict.fromkeys(names, given)
+    facts = column_facts(run(pool, {name: settings.get(name) for name in names}, work=work))
+    output.result({"columns": facts, "passes": work.work.passes}, [*pass_lines(work), "", *_column_lines(facts)])
+
+
+def pass_lines(work: Any) -> list[str]:
+    """What passes measured now, and what they found measured."""
+    return [
         f"pass {name}: {int(one['made'])} of {int(one['shards'])} shards measured"
         for name, one in work.work.passes.items()
     ]
-    output.result({"columns": columns, "passes": work.work.passes}, [*passes, "", *_column_lines(columns)])
 
 
-def _needs_model(scorers: str) -> bool:
-    from tamis.catalogue import build
-    from tamis.recipe import scorer_settings
+def column_facts(scored: Any) -> dict[str, dict[str, Any]]:
+    """Unit, counts and quantiles of every column."""
+    from tamis.stages.score import statistics
 
-    return any(need.name != "lengths" for name in scorer_settings(scorers) for need in build("scorers", name, {}).needs)
+    return {name: {"unit": column.unit, **statistics(column.values)} for name, column in scored.columns.items()}
 
 
 def _column_lines(columns: dict[str, dict[str, Any]]) -> list[str]:
@@ -169,20 +166,25 @@ def _column_lines(columns: dict[str, dict[str, Any]]) -> list[str]:
 
 
 @app.command()
-def columns(pool: PoolName, workspace: Place = Path(".tamis"), json: Json = False) -> None:
-    """List the columns that a pool has in this workspace."""
+def columns(
+    pool: PoolName,
+    add: Annotated[list[str] | None, ADD] = None,
+    on: On = None,
+    workspace: Place = Path(".tamis"),
+    json: Json = False,
+) -> None:
+    """List the columns that a pool has in this workspace; `--add` registers ratings of your own first."""
     output.use_json(json)
-    from tamis.api import open_pool
-    from tamis.api import workspace as open_place
-    from tamis.stages.score import known_columns, statistics
+    from tamis.api import add_columns, open_pool
+    from tamis.api import columns as look
 
-    work = open_place(workspace, workers=1)
-    found = {
-        name: {"unit": column.unit, **statistics(column.values)}
-        for name, column in known_columns(open_pool(pool, work), work).items()
-    }
+    work = open_workspace(workspace, None, 2048, 1, None, required=False)
+    opened = open_pool(pool, work)
+    notes = list(add_columns(opened, add, on=on, work=work).notes) if add else []
+    found = column_facts(look(opened, work=work))
     none = [f"no columns yet; make some with `tamis score {pool} --with perplexity,ifd --model …`"]
-    output.result({"columns": found}, _column_lines(found) if found else none)
+    lines = _column_lines(found) if found else none
+    output.result({"columns": found, "notes": notes}, [*lines, *[f"note: {note}" for note in notes]])
 
 
 @app.command()
@@ -194,22 +196,19 @@ def scores(
 ) -> None:
     """Write all columns of a pool beside key, file and position, for polars, pandas and SQL."""
     output.use_json(json)
-    from tamis.api import open_pool
-    from tamis.api import workspace as open_place
-    from tamis.stages.score import known_columns, write_columns
+    from tamis.api import columns as look
 
-    work = open_place(workspace, workers=1)
-    opened = open_pool(pool, work)
-    names = write_columns(opened, known_columns(opened, work), to)
-    output.result(
-        {"file": str(to), "rows": len(opened), "columns": names}, [f"{len(opened):,} rows, {len(names)} columns: {to}"]
-    )
+    found = look(pool, work=open_workspace(workspace, None, 2048, 1, None, required=False))
+    facts = {"file": str(found.save(to)), "rows": len(found), "columns": list(found.columns)}
+    output.result(facts, [f"{len(found):,} rows, {len(found.columns)} columns: {to}"])
 
 
 @app.command(name="filter")
 def filter_command(
     pool: PoolName,
     where: Annotated[str, typer.Option("--where", help='Expression: "ifd < 1 and perplexity.response < 50"')],
+    add: Annotated[list[str] | None, COLUMNS] = None,
+    on: On = None,
     out: Annotated[Path | None, typer.Option("--out", help="Subset file to write.")] = None,
     model: Model = None,
     max_tokens: MaxTokens = 2048,
@@ -221,15 +220,11 @@ def filter_command(
     """Keep the rows for which an expression over columns holds; rows that were not scored are counted apart."""
     output.use_json(json)
     from tamis.api import filter as run
-    from tamis.api import keep_pool, open_pool
-    from tamis.subsets import save
 
     work = open_workspace(workspace, model, max_tokens, workers, device, required=False)
-    opened = open_pool(pool, work)
-    chosen, unscored = run(opened, where, work)
-    path = out or work.root / "subsets" / f"{chosen.digest[:12]}.parquet"
-    save(path, opened, keep_pool(opened, work), chosen.subset)
-    kept = len(chosen.subset.positions)
-    facts = {"subset": str(path), "rows": len(opened), "kept": kept, "not_scored": unscored}
-    line = f"{kept:,} of {len(opened):,} rows kept, {unscored:,} not scored: {path}"
-    output.result({**facts, "usable": chosen.entry.facts["usable"]}, [line])
+    chosen = run(pool, where, columns=add or (), on=on, work=work)
+    path, rows = chosen.save(out), len(chosen.pool)
+    facts = {"subset": str(path), "rows": rows, "kept": len(chosen), "not_scored": chosen.unscored}
+    facts |= {"usable": chosen.facts["usable"], "notes": list(chosen.notes)}
+    line = f"{len(chosen):,} of {rows:,} rows kept, {chosen.unscored:,} not scored: {path}"
+    output.result(facts, [line, *[f"note: {note}" for note in chosen.notes]])

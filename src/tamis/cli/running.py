@@ -34,7 +34,7 @@ def run(
     checked = recipes.load(recipe, sets or [])  # all faults at once, before anything starts
     from tamis.api import run as carry_out
 
-    found = carry_out(recipe, sets or [], root=workspace, **machine_options(workers, device))
+    found = carry_out(recipe, sets or [], work=workspace, **machine_options(workers, device))
     lines = ["", str(found["verdict"])] if found["verdict"] else [""]
     if found["rows"] is not None:
         lines.append(f"{found['rows']:,} rows selected: {found['run']}/subset.parquet")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tamis.errors import DataError, RecipeError
-from tamis.ingest import fields, readers, sources
+from tamis.ingest import mappings, readers, sources
 from tamis.ingest.judging import Input, Sample
 from tamis.ingest.rejects import Rejects
 from tamis.pool import REJECTS, ROWS, Pool, Shard, schema
@@ -24,19 +24,20 @@ def ingest(
     store: Store,
     *,
     source: str | None = None,
-    mapping: Mapping[str, str] | None = None,
+    mapping: Mapping[str, Any] | None = None,
     sample: Sample | None = None,
     shard_rows: int = 1024,
 ) -> Pool:
     """Read files into a pool of Parquet shards; what cannot be used is quarantined, never lost.
 
-    `files`: paths, globs, `tamis:NAME`, dataset folders, `hf://org/set`, fsspec URLs. `source` names the rows that do
-    not name their source themselves (default: the file name). `mapping`: {canonical: field}, see `formats`.
+    `files`: names as `tamis.ingest.sources` reads them. `source` names the rows that do not name their source
+    themselves (default: the file name). `mapping`: fields, turns and roles, see `tamis.ingest.mappings`.
     A file that has not changed is not parsed again; a new file only adds shards. For every file of the pool
     rows = kept + quarantined + dropped. Raises DataError naming every input that is missing, RecipeError for a wrong
     mapping.
     """
-    fields.check_mapping(mapping or {})
+    entries = mappings.flatten(mapping)
+    mappings.check_mapping(entries)
     if shard_rows < 1:
         raise RecipeError(f"shard_rows is {shard_rows}; expected at least 1")
     store.root.mkdir(parents=True, exist_ok=True)
@@ -47,14 +48,17 @@ def ingest(
     with tempfile.TemporaryDirectory(prefix="remote-", dir=store.root) as scratch:
         for found in sources.resolve(files, Path(scratch)):
             digest = found.digest()
-            packed = readers.container(found.path, found.file)
-            item = Input(found, digest, seen[digest], packed, source or found.stem, mapping or None, sample, shard_rows)
+            given = {**found.mapping, **entries}
+            mappings.check_mapping(given)
+            packed = readers.container(found.path, found.file, given)
+            name = source or found.label or found.stem
+            item = Input(found, digest, seen[digest], packed, name, given or None, sample, shard_rows)
             seen[digest] += 1
             entry, made = _ingest_file(item, store)
             shards += made
             rejects.append(entry.file(REJECTS))
             about = {key: value for key, value in entry.facts.items() if key != "shards"}
-            facts.append({"name": found.name, "digest": digest, **about})
+            facts.append({"name": found.name, "digest": digest, **found.facts(), **about})
     return Pool(tuple(shards), tuple(facts), tuple(rejects))
 
 

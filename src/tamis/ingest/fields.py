@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tamis.catalogue import nearest
-from tamis.errors import RecipeError
+from tamis.ingest.mappings import Rules, nested
 
 TURNS = ("messages", "conversations", "conversation")
 PROMPTS = ("instruction", "prompt", "question", "query", "problem")
 ANSWERS = ("output", "response", "completion", "answer", "solution")
 INPUTS = ("input", "context")
-CANONICAL = (
-    "prompt", "response", "system", "text", "messages", "chosen", "rejected", "label", "tools", "source", "input",
-)  # fmt: skip
 KNOWN = frozenset((*TURNS, *PROMPTS, *ANSWERS, "chosen", "rejected", "text"))
 
 
@@ -26,20 +22,30 @@ class Fields:
         self.names = {key: key for key in self.left}
         self.used: dict[str, str] = {}
         self.extra: dict[str, Any] = {}
-        self.mapping: dict[str, str] = {}
+        self.rules = Rules()
 
     @classmethod
-    def mapped(cls, record: Mapping[str, Any], mapping: Mapping[str, str]) -> Fields:
-        """Name the fields of a record as `mapping` {canonical: field} says; the others are extra."""
-        found = {name: nested(record, path) for name, path in mapping.items()}
-        fields = cls(found)
-        fields.names = fields.mapping = dict(mapping)
-        fields.extra = {key: item for key, item in record.items() if key not in mapping.values() and item is not None}
+    def mapped(cls, record: Mapping[str, Any], rules: Rules) -> Fields:
+        """Name the fields of a record as the rules say; where they replace the detection, the others are extra.
+
+        `source`, which says nothing to the model, is found by its name all the same.
+        """
+        found = {name: item for name, path in rules.fields.items() if (item := nested(record, path)) is not None}
+        paths = set(rules.fields.values())
+        if "source" not in paths and "source" not in rules.fields and isinstance(record.get("source"), str):
+            found["source"] = record["source"]
+            paths.add("source")
+        fields = cls({} if rules.whole else record)
+        fields.rules = rules
+        others = record if rules.whole else {name: record.get(name) for name in found}
+        fields.extra = {key: item for key, item in others.items() if key not in paths and item is not None}
+        fields.left = {key: item for key, item in fields.left.items() if key not in paths and key not in found} | found
+        fields.names |= {name: rules.fields.get(name, name) for name in found}
         return fields
 
     def take(self, canonical: str, *aliases: str) -> Any:
-        """Take out the value of the first alias there is; None without one."""
-        for alias in aliases or (canonical,):
+        """Take out the value of the first alias there is, the one that was mapped before all; None without one."""
+        for alias in (canonical, *aliases) if self.maps(canonical) else aliases or (canonical,):
             if alias in self.left:
                 self.used[canonical] = self.names[alias]
                 return self.left.pop(alias)
@@ -47,7 +53,7 @@ class Fields:
 
     def maps(self, canonical: str) -> bool:
         """Whether the user has named the field of `canonical`."""
-        return canonical in self.mapping
+        return canonical in self.rules.fields
 
     def has(self, *names: str) -> bool:
         """Whether one of the names is there and was not taken yet."""
@@ -55,7 +61,9 @@ class Fields:
 
     def meta(self) -> dict[str, Any]:
         """Give what was not used, with a `meta` object of the record opened into it."""
-        rest = {**self.left, **self.extra}
+        rest = dict(self.left)
+        for key, value in self.extra.items():
+            rest[key if key not in rest else f"record_{key}"] = value
         given = rest.pop("meta", {})
         if not isinstance(given, Mapping):
             given = {"meta": given}
@@ -63,31 +71,3 @@ class Fields:
         for key, value in rest.items():
             made[key if key not in made else f"record_{key}"] = value
         return made
-
-
-def check_mapping(mapping: Mapping[str, str]) -> None:
-    """Refuse canonical names that there are not, and a mapping that gives no text to train on."""
-    faults = [
-        f"--map {name}={path}: there is no {name!r}{nearest(name, list(CANONICAL))} Known: {', '.join(CANONICAL)}"
-        for name, path in mapping.items()
-        if name not in CANONICAL
-    ]
-    if mapping and not faults and not set(mapping) & {"prompt", "text", "messages", "chosen"}:
-        faults.append("--map names none of prompt, text, messages, chosen: nothing would be left of a row")
-    if faults:
-        raise RecipeError(faults)
-
-
-def nested(record: Mapping[str, Any], path: str) -> Any:
-    """Value at a field, or at a dotted path of keys and places; None where there is none."""
-    if path in record:
-        return record[path]
-    value: Any = record
-    for part in path.split("."):
-        if isinstance(value, Mapping):
-            value = value.get(part)
-        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return None
-    return value

@@ -6,12 +6,13 @@
 | sharegpt | `conversations` (from, value), `system`, `tools` |
 | alpaca | `instruction`, `input`, `output`, `system`, `history` |
 | prompt/completion | a name of `fields.PROMPTS` and, if answered, one of `fields.ANSWERS`; text or messages |
-| preference | `chosen` and `rejected` (text, a message or messages) beside any prompt, or with the prompt inside both |
+| preference | `chosen` and `rejected` (text, a message or messages) beside any prompt, or with the prompt inside one or
+both of them: messages, or a transcript of turns that begin with `Human:` and `Assistant:` after an empty line |
 | kto | `kto_tag`, or a `label` that is true or false, beside an answer |
 | text | `text` |
 
-A mapping `{canonical: field}` replaces the detection; a field may be nested, as `a.b.0`. What no form uses goes to
-`meta`, so that nothing of the record is lost.
+A mapping replaces the detection or adds to it, see `mappings`. What no form uses goes to `meta`, so that nothing of
+the record is lost.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tamis.ingest import turns
+from tamis.ingest import preferences, turns
 from tamis.ingest.fields import ANSWERS, INPUTS, PROMPTS, TURNS, Fields
+from tamis.ingest.mappings import nested, rules
 from tamis.ingest.turns import RowFault, name_of, text
 from tamis.values import Kind, Message
 
@@ -48,7 +50,7 @@ def draft(record: Any, mapping: Mapping[str, str] | None = None) -> Draft:
         record = {"messages": record}
     if not isinstance(record, Mapping):
         raise RowFault(f"wrong type: the record is {name_of(record)}, expected an object")
-    fields = Fields.mapped(record, mapping) if mapping else Fields(record)
+    fields = Fields.mapped(record, rules(mapping)) if mapping else Fields(record)
     form, messages = _messages(fields)
     if form == "text":
         return _finish(fields, "text", "text", messages)
@@ -64,12 +66,14 @@ def draft(record: Any, mapping: Mapping[str, str] | None = None) -> Draft:
 
 def _unknown(fields: Fields, record: Mapping[str, Any], mapping: Mapping[str, str] | None) -> str:
     keys = ", ".join(map(str, list(record)[:20])) or "none"
-    if mapping:
-        missing = ", ".join(sorted(set(mapping.values()) - set(fields.used.values())))
+    if mapping and (given := rules(mapping)).whole:
+        missing = ", ".join(sorted(path for path in given.fields.values() if nested(record, path) is None))
         return f"mapped fields are not there: {missing} (found: {keys[:120]})"
     empty = [name for name in (*TURNS, *PROMPTS, "text") if name in record]
     if empty:
         return f"{empty[0]} is null"
+    if record and all(str(key).isdigit() for key in record):
+        keys = f"{keys}: the first line names none of them"
     return f"no known fields (found: {keys[:150]}); name them with --map"
 
 
@@ -92,9 +96,8 @@ def _messages(fields: Fields) -> tuple[str, list[Message]]:
     """Give the form, and the messages up to and with the answer (for a preference: the prompt)."""
     if fields.has(*TURNS):
         form = "messages" if fields.has("messages") else "sharegpt"
-        found = _with_system(
-            fields, turns.messages(fields.take("messages", *TURNS), fields.used.get("messages", "messages"))
-        )
+        given = fields.take("messages", *TURNS)
+        found = _with_system(fields, turns.messages(given, fields.used["messages"], fields.rules.words))
         if any(message["role"] == "document" for message in found):
             return "text", _document(found)
         _no_empty_turn(found)
@@ -121,17 +124,17 @@ def _prompt_and_answer(fields: Fields) -> tuple[str, list[Message]]:
     given = fields.take("prompt", *PROMPTS, "text")
     field_name = fields.used["prompt"]
     if isinstance(given, list):
-        found = turns.messages(given, field_name)
-    else:
+        found = turns.messages(given, field_name, fields.rules.words)
+    elif not (found := preferences.opening(given) if fields.has("rejected") else []):
         prompt = text(given, field_name)
         if wants_input and (more := fields.take("input", *INPUTS)) is not None:
-            prompt = "\n\n".join(part for part in (prompt, text(more, fields.used["input"])) if part.strip())
+            prompt = fields.rules.join.join(part for part in (prompt, text(more, fields.used["input"])) if part.strip())
         if not prompt.strip():
             raise RowFault("empty prompt")
         found = [*_history(fields), {"role": "user", "content": prompt}]
     answer = fields.take("response", *ANSWERS)
     if answer is not None:
-        found = [*found, *turns.answers(answer, fields.used["response"])]
+        found = [*found, *turns.answers(answer, fields.used["response"], fields.rules.words)]
     found = _with_system(fields, found)
     _no_empty_turn(found)
     return ("alpaca" if alpaca else "prompt/completion"), found
@@ -166,13 +169,7 @@ def _no_empty_turn(found: list[Message]) -> None:
 
 
 def _pair(fields: Fields, form: str, prompt: list[Message]) -> Draft:
-    chosen, rejected = (
-        turns.answers(fields.take("chosen"), "chosen"),
-        turns.answers(fields.take("rejected"), "rejected"),
-    )
-    if not prompt:
-        prompt = _common(chosen, rejected)
-    chosen, rejected = _after(prompt, chosen), _after(prompt, rejected)
+    prompt, chosen, rejected = preferences.read(fields, prompt)
     if not prompt:
         raise RowFault("a preference without a prompt")
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
@@ -183,26 +180,6 @@ def _pair(fields: Fields, form: str, prompt: list[Message]) -> Draft:
     return _finish(fields, "pair", "preference", prompt, chosen=tuple(chosen), rejected=tuple(rejected))
 
 
-def _common(one: list[Message], other: list[Message]) -> list[Message]:
-    """Take the turns with which both begin, up to the last of them that is not an answer."""
-    made: list[Message] = []
-    for left, right in zip(one, other, strict=False):
-        if left != right:
-            break
-        made.append(left)
-    while made and (made[-1]["role"] == "assistant" or len(made) in (len(one), len(other))):
-        made.pop()
-    return made
-
-
-def _after(prompt: list[Message], answer: list[Message]) -> list[Message]:
-    """Cut the prompt off an answer that repeats it."""
-    said = [(message["role"], message["content"]) for message in prompt if message["role"] != "system"]
-    rest = [message for message in answer if message["role"] != "system"]
-    head = [(message["role"], message["content"]) for message in rest[: len(said)]]
-    return rest[len(said) :] if said and head == said and len(rest) > len(said) else answer
-
-
 def _label(fields: Fields, form: str, messages: list[Message]) -> bool | None:
     if messages[-1]["role"] != "assistant":
         return None
@@ -211,7 +188,7 @@ def _label(fields: Fields, form: str, messages: list[Message]) -> bool | None:
     value = fields.left.get(name)
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         value = value.strip().lower() == "true"
-    if name == "kto_tag" and value in (0, 1):
+    if (name == "kto_tag" or fields.maps("label")) and value in (0, 1):
         value = bool(value)
     if not isinstance(value, bool):
         return None

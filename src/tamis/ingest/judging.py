@@ -17,7 +17,7 @@ from tamis.ingest.turns import RowFault
 from tamis.pool import encode
 from tamis.values import Row
 
-REVISION = 1
+REVISION = 2
 
 
 @dataclass(frozen=True)

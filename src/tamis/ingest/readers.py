@@ -9,12 +9,14 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from tamis.ingest import tables, values
+from tamis.ingest.fields import KNOWN
+from tamis.ingest.mappings import rules
 from tamis.ingest.records import EXCERPT, MAX_BYTES, Record, too_long
 from tamis.ingest.sources import arrow_files
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HEAD = 1 << 16
+HEADLESS = "-without-header"
 BOM = b"\xef\xbb\xbf"
 _WRAPPER = re.compile(rb'^\s*\{\s*"(?:data|rows|examples|instances|train)"\s*:\s*\[\s*(?=\{)')
 _JSON_START = (b"{", b"[")
@@ -29,17 +32,29 @@ _JSON_START = (b"{", b"[")
 
 @dataclass(frozen=True)
 class Container:
-    """How the records of a file are packed. `compression`: "" or gzip or zstd."""
+    """How the records of a file are packed. `compression`: "" or gzip or zstd; `header`: of a table, if it has one."""
 
     form: str
     compression: str = ""
+    header: bool = True
 
     def __str__(self) -> str:
-        return f"{self.form}+{self.compression}" if self.compression else self.form
+        form = self.form if self.header else f"{self.form}{HEADLESS}"
+        return f"{form}+{self.compression}" if self.compression else form
+
+    @classmethod
+    def parse(cls, text: str) -> Container:
+        """Read what `str` wrote."""
+        form, _, compression = text.partition("+")
+        return cls(form.removesuffix(HEADLESS), compression, not form.endswith(HEADLESS))
 
 
-def container(path: Path, name: str) -> Container:
-    """Detect the container of a file from its first 64 KiB; the name decides only between plain text and tables."""
+def container(path: Path, name: str, mapping: Mapping[str, str] | None = None) -> Container:
+    """Detect the container of a file from its first 64 KiB; the name decides only between plain text and tables.
+
+    The first row of a table is its header if it names a known field or one of `mapping`; a mapping by number says that
+    there is none.
+    """
     if path.is_dir():
         return Container("hf-dataset")
     compression = _compression(path)
@@ -48,7 +63,12 @@ def container(path: Path, name: str) -> Container:
             head = stream.read(HEAD)
     except _BROKEN:
         return Container("broken", compression)
-    return Container(_form(head, name.lower()), compression)
+    form = _form(head, name.lower())
+    if form not in ("csv", "tsv"):
+        return Container(form, compression)
+    names = frozenset(rules(mapping).fields.values())
+    headless = any(field.isdigit() for field in names)
+    return Container(form, compression, not headless and tables.has_header(head.removeprefix(BOM), form, KNOWN | names))
 
 
 def read(path: Path, packed: Container) -> Iterator[Record]:
@@ -76,7 +96,7 @@ def _read(path: Path, packed: Container) -> Iterator[Record]:
         elif packed.form in ("arrow-file", "arrow-stream"):
             yield from tables.arrow(stream, packed.form)
         elif packed.form in ("csv", "tsv"):
-            yield from tables.separated(_lines(stream), packed.form)
+            yield from tables.separated(_lines(stream), packed.form, header=packed.header)
         elif packed.form in ("json", "json-objects", "json-wrapped"):
             yield from values.split(stream, packed.form, _WRAPPER)
         elif packed.form == "text":
@@ -157,7 +177,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Lines without their ends; one longer than 16 MiB is cut to 16 MiB + 1 bytes, the rest of it skipped."""
+    """Lines with their ends; one longer than 16 MiB is cut to 16 MiB + 1 bytes, the rest of it skipped."""
     first = True
     while line := stream.readline(MAX_BYTES + 1):
         if len(line) > MAX_BYTES:
@@ -169,17 +189,15 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _line_of_json(line: bytes) -> Record:
-    line = line.strip()
-    if len(line) > MAX_BYTES:
-        return too_long(line)
-    return values.parse(line)
+    said = line.strip()
+    return too_long(said) if len(said) > MAX_BYTES else replace(values.parse(said), raw=line)
 
 
 def _line_of_text(line: bytes) -> Record:
-    line = line.rstrip(b"\r\n")
-    if len(line) > MAX_BYTES:
-        return too_long(line)
+    said = line.rstrip(b"\r\n")
+    if len(said) > MAX_BYTES:
+        return too_long(said)
     try:
-        return Record(value={"text": line.decode("utf-8")}, raw=line)
+        return Record(value={"text": said.decode("utf-8")}, raw=line)
     except UnicodeDecodeError as error:
         return Record(fault=f"invalid UTF-8 at byte {error.start}", raw=line)

@@ -12,7 +12,7 @@ EXCERPT = 200
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`value` as parsed, or `fault`: why it could not be. `raw`: its bytes or text, for the excerpt."""
+    """`value` as parsed, or `fault`: why it could not be. `raw`: its untouched bytes (of a fault: text, or a part)."""
 
     position: int = 0
     value: Any = None
@@ -29,6 +29,7 @@ class Record:
         raw = self.raw
         if raw is None:
             raw = json.dumps(self.value, ensure_ascii=False, default=str) if self.value is not None else ""
+        raw = raw.strip()
         text = raw[: 4 * EXCERPT].decode("utf-8", "replace") if isinstance(raw, bytes) else raw[:EXCERPT]
         text = text[:EXCERPT].encode("utf-8", "replace").decode("utf-8")
         return "".join(char if char.isprintable() else " " for char in text)

@@ -1,28 +1,51 @@
-"""Names of input data to local files: paths, globs, shipped data, dataset folders and remote files."""
+"""Names of input data to local files.
+
+| name | is |
+|---|---|
+| `data/*.jsonl`, `folder` | files: a path, a pattern, all data files of a folder |
+| `saved` | a folder that `datasets` saved, with one split or several |
+| `tamis:pool.jsonl.gz` | data that tamis ships |
+| `hf://org/set:train` | a split of a dataset of the hub (all without); `hf://org/set@revision/config:train` in full |
+| `s3://…`, `https://…`, `memory://…`, `hf://datasets/…` | remote files, through fsspec |
+| `dataset_info.json#name`, `axolotl.yaml` | the data list of a trainer, see `configs` |
+"""
 
 from __future__ import annotations
 
 import glob
 import json
+import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tamis import digests
 from tamis.errors import DataError, RecipeError
+from tamis.ingest import configs
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".txt")
 COMPRESSED = (".gz", ".zst", ".zstd")
+_HUB = re.compile(
+    r"hf://(?P<path>[^/@:]+(?:/[^/@:]+)?)(?:@(?P<revision>[^/:]+))?(?:/(?P<name>[^:]+))?(?::(?P<split>.+))?"
+)
 
 
 @dataclass(frozen=True)
 class Source:
-    """One input: the name as given, the local file or dataset folder, and the file name rows carry."""
+    """One input: the name as given, the local file or dataset folder, and the file name rows carry.
+
+    Of a trainer's data list also `mapping`, `label` (the source name of its rows) and `notes` on what was not read.
+    """
 
     name: str
     path: Path
     file: str
+    remote: bool = False
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    label: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -34,6 +57,11 @@ class Source:
             stem = stem.removesuffix(suffix)
         return stem or self.file
 
+    def facts(self) -> dict[str, Any]:
+        """What a pool says of it: `path`, where it lies on this machine (not of remote or shipped data), and notes."""
+        place = {} if self.remote else {"path": str(self.path.resolve())}
+        return {**place, **({"notes": list(self.notes)} if self.notes else {})}
+
     def digest(self) -> str:
         """Digest of the file, or of all Arrow files of a dataset folder in order."""
         if self.path.is_dir():
@@ -41,37 +69,44 @@ class Source:
         return digests.of_file(self.path)
 
 
-def resolve(names: Sequence[str], scratch: Path) -> list[Source]:
-    """Every input in the order given; remote files are copied into `scratch`. All missing names are one DataError."""
+def resolve(names: Sequence[str], scratch: Path, *, fetch: bool = True) -> list[Source]:
+    """Every input in the order given; remote files are copied into `scratch`. All missing names are one DataError.
+
+    With `fetch=False` nothing remote is touched, and its sources are left out: to check names before a run.
+    """
     found: list[Source] = []
     faults: list[str] = []
     for number, name in enumerate(names):
         try:
-            found += _one(name, scratch / str(number))
+            found += _one(name, scratch / str(number), fetch=fetch)
         except (DataError, RecipeError) as error:
             faults.append(str(error))
     if faults:
         raise DataError("\n".join(faults))
-    if not found:
+    if not found and (fetch or not names):
         raise DataError("no input files were named; give paths, globs, hf:// names or URLs")
     return found
 
 
-def _one(name: str, scratch: Path) -> list[Source]:
+def _one(name: str, scratch: Path, *, fetch: bool) -> list[Source]:
     if name.startswith("tamis:"):
         from tamis.models import shipped
 
         if not glob.has_magic(name):
             path = shipped(name)
-            return [Source(name, path, path.name)]
+            return [Source(name, path, path.name, remote=True)]
         found = sorted(shipped("tamis:").glob(name.removeprefix("tamis:")))
         if not found:
             raise DataError(f"{name}: the pattern matches nothing that tamis ships")
-        return [Source(f"tamis:{path.relative_to(shipped('tamis:'))}", path, path.name) for path in found]
-    if name.startswith("hf://") and not name.startswith("hf://datasets/"):
-        return _from_hub(name, scratch)
+        named = ((f"tamis:{path.relative_to(shipped('tamis:'))}", path) for path in found)
+        return [Source(one, path, path.name, remote=True) for one, path in named]
+    if (listed := configs.entries(name)) is not None:
+        return _listed(name, listed, scratch, fetch=fetch)
     if "://" in name:
-        return _remote(name, scratch)
+        if not fetch:
+            return []
+        hub = name.startswith("hf://") and not name.startswith("hf://datasets/")
+        return _from_hub(name, scratch) if hub else _remote(name, scratch)
     path = Path(name).expanduser()
     if path.exists():
         return _local(path, name)
@@ -82,6 +117,18 @@ def _one(name: str, scratch: Path) -> list[Source]:
     if not matches:
         raise DataError(f"{name}: the pattern matches no file")
     return [source for match in matches for source in _local(Path(match), match)]
+
+
+def _listed(name: str, listed: Sequence[configs.Entry], scratch: Path, *, fetch: bool) -> list[Source]:
+    """Sources of a trainer's data list; remote ones are named so that this entry finds them again."""
+    place = name.partition("#")[0]
+    found = []
+    for number, entry in enumerate(listed):
+        for source in resolve(entry.files, scratch / str(number), fetch=fetch):
+            label = entry.name.rpartition("/")[2]
+            again = f"{place}#{entry.number}" if source.remote and not source.name.startswith("tamis:") else source.name
+            found.append(replace(source, name=again, mapping=entry.mapping, label=label, notes=entry.notes))
+    return found
 
 
 def _local(path: Path, name: str) -> list[Source]:
@@ -102,7 +149,7 @@ def _is_data(file: Path) -> bool:
     name = file.name.lower()
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
-    return name.endswith(SUFFIXES) and not file.name.startswith(".")
+    return name.endswith(SUFFIXES) and not file.name.startswith(".") and file.name != configs.INFO
 
 
 def is_dataset(folder: Path) -> bool:
@@ -130,8 +177,8 @@ def _remote(url: str, scratch: Path) -> list[Source]:
             local = scratch / f"{number}-{file}"
             with remote as stream, local.open("wb") as copy:
                 shutil.copyfileobj(stream, copy, 1 << 20)
-            name = url if len(opened) == 1 else f"{url.partition('://')[0]}://{remote.path}"
-            sources.append(Source(name, local, file))
+            name = url if len(opened) == 1 else str(remote.full_name)
+            sources.append(Source(name, local, file, remote=True))
     except FileNotFoundError as error:
         raise DataError(f"{url}: there is no such remote file") from error
     except (ImportError, ValueError) as error:
@@ -140,17 +187,22 @@ def _remote(url: str, scratch: Path) -> list[Source]:
 
 
 def _from_hub(name: str, scratch: Path) -> list[Source]:
-    """`hf://org/set` (all splits) or `hf://org/set:train`, through datasets and its cache."""
+    """Splits of a dataset of the hub, through datasets and its cache."""
     import datasets
 
-    path, _, split = name.removeprefix("hf://").partition(":")
+    match = _HUB.fullmatch(name)
+    if match is None:
+        raise DataError(f"{name}: expected hf://org/set, hf://org/set:split or hf://org/set@revision/config:split")
+    more = {key: match[key] for key in ("name", "revision") if match[key]}
+    path, split = match["path"], match["split"]
     try:
-        loaded = datasets.load_dataset(path, split=split or None)
+        loaded = datasets.load_dataset(path, split=split or None, **more)
     except (OSError, ValueError) as error:
         raise DataError(f"{name}: the hub does not give this dataset ({type(error).__name__}: {error})") from error
     parts = {split: loaded} if split else dict(loaded)
     sources = []
-    for part, dataset in parts.items():
-        dataset.save_to_disk(str(scratch / part))
-        sources.append(Source(f"hf://{path}:{part}", scratch / part, f"{path.rpartition('/')[2]}/{part}"))
+    for number, (part, dataset) in enumerate(parts.items()):
+        dataset.save_to_disk(str(scratch / str(number)))
+        given = name if split else f"{name}:{part}"
+        sources.append(Source(given, scratch / str(number), f"{path.rpartition('/')[2]}/{part}", remote=True))
     return sources

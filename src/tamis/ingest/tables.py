@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
@@ -11,7 +12,7 @@ from tamis.ingest.fields import KNOWN
 from tamis.ingest.records import EXCERPT, MAX_BYTES, Record, too_long
 
 BATCH = 256
-_NAME = re.compile(r"[^\W\d][\w .:/()#%&?+-]{,63}")  # what passes for the name of a column
+_NAME = re.compile(r"[^\W\d][\w .:/()#%&?+-]{,63}|")  # what passes for the name of a column; an index has none
 
 
 def parquet(stream: IO[bytes]) -> Iterator[Record]:
@@ -61,65 +62,75 @@ def plain(value: Any) -> Any:
 def guess(first: bytes) -> str:
     """`csv`, `tsv` or `text` for a file whose name does not say: a header names at least one known field."""
     for delimiter, form in ((b"\t", "tsv"), (b",", "csv")):
-        names = {cell.strip().strip(b'"').lower().decode("utf-8", "replace") for cell in first.split(delimiter)}
+        names = {cell.strip().strip(b'"').decode("utf-8", "replace") for cell in first.split(delimiter)}
         if len(names) > 1 and names & KNOWN:
             return form
     return "text"
 
 
-def separated(lines: Iterable[bytes], form: str) -> Iterator[Record]:
-    """Rows of a CSV or TSV file. Without a header row the columns are named 0, 1, 2, …, and no row is lost."""
+def has_header(head: bytes, form: str, names: frozenset[str]) -> bool:
+    """Whether the first row of a table is a header: it holds one of `names`, and nothing that cannot be a name.
+
+    A first row that names no known field is data, so that no row is ever lost to a guess.
+    """
+    lines = head.splitlines(keepends=True)
+    for _, cells in _cells(iter(lines), _delimiter(lines, form)):
+        found = [cell.strip() for cell in cells] if isinstance(cells, list) else []
+        unique = len(set(found)) == len(found)
+        return unique and bool(names & set(found)) and all(_NAME.fullmatch(name) for name in found)
+    return False
+
+
+def _delimiter(lines: list[bytes], form: str) -> str:
+    first = lines[0].decode("utf-8", "replace") if lines else ""
+    return "\t" if form == "tsv" else max(",;\t", key=first.count)
+
+
+def separated(lines: Iterable[bytes], form: str, *, header: bool) -> Iterator[Record]:
+    """Rows of a CSV or TSV file. Without a header row the columns are named 0, 1, 2, …"""
     csv.field_size_limit(MAX_BYTES)
-    source = (line.decode("utf-8", "surrogateescape") for line in lines)
-    first = next(source, "")
-    delimiter = "\t" if form == "tsv" else max(",;\t", key=first.count)
-
-    def text() -> Iterator[str]:
-        yield first
-        yield from source
-
-    reader = csv.reader(text(), delimiter=delimiter)
+    source = iter(lines)
+    first = [line for line in [next(source, b"")] if line]
     names: list[str] | None = None
-    for cells in _cells(reader):
-        if isinstance(cells, Record):
-            yield cells
+    for raw, cells in _cells(itertools.chain(first, source), _delimiter(first, form)):
+        if isinstance(cells, str):
+            yield Record(fault=cells, raw=raw)
             continue
         if names is None:
-            names = header(cells)
-            if names is not None:
+            names = [cell.strip() if header else str(number) for number, cell in enumerate(cells)]
+            if header:
                 continue
-            names = [str(number) for number in range(len(cells))]
-        yield _row(names, cells, delimiter)
+        yield _row(names, cells, raw)
 
 
-def _cells(reader: Any) -> Iterator[list[str] | Record]:
-    """Rows of cells; blank lines are none, and what the csv module refuses is a fault."""
+def _cells(lines: Iterator[bytes], delimiter: str) -> Iterator[tuple[bytes, list[str] | str]]:
+    """Rows of cells with the bytes they were read from; blank lines are none, what the csv module refuses is text."""
+    read: list[bytes] = []  # lines of the row that is being read: a quoted cell may hold several
+
+    def text() -> Iterator[str]:
+        for line in lines:
+            read.append(line)
+            yield line.decode("utf-8", "surrogateescape")
+
+    reader = csv.reader(text(), delimiter=delimiter)
     while True:
+        read.clear()
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield Record(fault=f"broken CSV: {error}"[:EXCERPT], raw="")
+            yield b"".join(read), f"broken CSV: {error}"[:EXCERPT]
             continue
         if cells and (len(cells) > 1 or cells[0].strip()):
-            yield cells
+            yield b"".join(read), cells
 
 
-def header(cells: list[str]) -> list[str] | None:
-    """Read the names of a header row; None where the row is data: empty, repeated, long, numeric cells or prose."""
-    names = [cell.strip() for cell in cells]
-    if len(set(names)) != len(names):
-        return None
-    return names if all(_NAME.fullmatch(name) for name in names) else None
-
-
-def _row(names: list[str], cells: list[str], delimiter: str) -> Record:
-    raw = delimiter.join(cells)
+def _row(names: list[str], cells: list[str], raw: bytes) -> Record:
     if len(raw) > MAX_BYTES:
         return too_long(raw)
-    if any("\udc80" <= char <= "\udcff" for char in raw) if not raw.isascii() else False:
+    if any("\udc80" <= char <= "\udcff" for cell in cells if not cell.isascii() for char in cell):
         return Record(fault="invalid UTF-8", raw=raw)
     if len(cells) != len(names):
         return Record(fault=f"{len(cells)} cells where the first row has {len(names)}", raw=raw)
-    return Record(value=dict(zip(names, cells, strict=True)), raw=raw[: 4 * EXCERPT])
+    return Record(value=dict(zip(names, cells, strict=True)), raw=raw)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tamis.ingest.mappings import Words, nested
 from tamis.values import Message
 
 ROLES = {
@@ -21,13 +22,14 @@ ROLES = {
     "bard": "assistant",
     "bot": "assistant",
     "model": "assistant",
-    "function_call": "assistant",
+    "function_call": "function_call",
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
     "ipython": "tool",
     "document": "document",
 }
+PLAIN = Words()
 
 
 class RowFault(Exception):
@@ -59,52 +61,70 @@ def as_list(value: Any, field: str) -> list[Any]:
     return value
 
 
-def messages(value: Any, field: str) -> list[Message]:
+def messages(value: Any, field: str, words: Words = PLAIN) -> list[Message]:
     """Messages of a list of turns. Raises RowFault for an unknown role or a content that is not text."""
     turns = as_list(value, field)
     if not turns:
         raise RowFault(f"{field} is empty")
-    return [message(turn, f"{field}[{number}]") for number, turn in enumerate(turns)]
+    return [message(turn, f"{field}[{number}]", words) for number, turn in enumerate(turns)]
 
 
-def answers(value: Any, field: str) -> list[Message]:
+def answers(value: Any, field: str, words: Words = PLAIN) -> list[Message]:
     """Read the answer of a prompt: text, one message, or a list of messages."""
     if isinstance(value, dict):
-        return [message({"role": "assistant", **value} if not _role(value) else value, field)]
+        said = _role(value, words)
+        return [message(value if said else {**value, words.role or "role": "assistant"}, field, words)]
     if isinstance(value, list):
-        return messages(value, field)
+        return messages(value, field, words)
     return [{"role": "assistant", "content": text(value, field)}]
 
 
-def message(turn: Any, field: str) -> Message:
+def message(turn: Any, field: str, words: Words = PLAIN) -> Message:
     """One turn as a message. Keys that are not known stay, nulls go."""
     if not isinstance(turn, Mapping):
         raise RowFault(f"wrong type: {field} is {name_of(turn)}, expected an object")
-    said = _role(turn)
-    role = ROLES.get(said.lower()) if isinstance(said, str) else None
+    said = _role(turn, words)
+    role = _meant(said, words)
     if role is None:
         raise RowFault(f"unknown role {str(said)[:40]!r} in {field}")
-    rest = {
-        key: value
-        for key, value in turn.items()
-        if value is not None and key not in ("role", "from", "content", "value", "tool_calls", "function_call")
-    }
     calls = _calls(turn, field)
-    content = _content(turn, field, absent_allowed=bool(calls))
-    if said == "function_call" and not calls and (calls := _calls_in(content)):
-        content = ""
+    content = _content(turn, field, words, absent_allowed=bool(calls))
+    if role == "function_call":
+        role = "assistant"
+        if not calls and (calls := _calls_in(content)):
+            content = ""
     made: Message = {"role": role, "content": content}
     if calls:
         made["tool_calls"] = calls
-    return made | rest
+    return made | _rest(turn, words)
 
 
-def _role(turn: Mapping[str, Any]) -> Any:
+def _role(turn: Mapping[str, Any], words: Words) -> Any:
+    if words.role:
+        return nested(turn, words.role)
     return turn.get("role") if turn.get("role") is not None else turn.get("from")
 
 
-def _content(turn: Mapping[str, Any], field: str, *, absent_allowed: bool) -> str:
-    value = turn.get("content") if turn.get("content") is not None else turn.get("value")
+def _meant(said: Any, words: Words) -> str | None:
+    if not isinstance(said, str):
+        return words.roles.get(str(said))
+    return words.roles.get(said) or ROLES.get(said.lower())
+
+
+def _rest(turn: Mapping[str, Any], words: Words) -> dict[str, Any]:
+    """Keep what is neither role nor content; a name that a message uses itself gets `turn_` before it."""
+    role, content = words.role or "role", words.content or "content"
+    used = {role, content, "tool_calls", "function_call"}
+    used |= {"from"} if not words.role else set()
+    used |= {"value"} if not words.content else set()
+    left = {key: value for key, value in turn.items() if value is not None and key not in used}
+    return {f"turn_{key}" if key in ("role", "content") else key: value for key, value in left.items()}
+
+
+def _content(turn: Mapping[str, Any], field: str, words: Words, *, absent_allowed: bool) -> str:
+    value = nested(turn, words.content) if words.content else turn.get("content")
+    if value is None and not words.content:
+        value = turn.get("value")
     if value is None:
         if absent_allowed:
             return ""

@@ -58,6 +58,8 @@ def compare(
 ) -> dict[str, Any]:
     """The content of `comparison.json`: arms, differences with intervals, what was picked, one verdict."""
     arms = _arms(view, chosen, design, work, seconds)
+    for arm in arms:
+        build("trainers", design.trainer, {**design.settings, **arm.settings})  # a fault shows before hours of training
     settings, trials = _choose_learning_rate(view, arms, held_out, design, work)
     jobs = [
         _job(arm, run, view.pool, held_out, design, {**settings, **arm.settings}, work)
@@ -73,7 +75,7 @@ def compare(
     found = compare_arms(
         design.method, {name: [one.items for one in runs] for name, runs in by_arm.items()}, draws=design.draws
     )
-    _add_costs(found, arms, by_arm, view, {**settings})
+    _add_costs(found, arms, by_arm, design.trainer, settings)
     found["item_tokens"] = int(results[0].items.weights.sum())
     found["training"] = {
         "trainer": design.trainer,
@@ -167,7 +169,7 @@ def _add_costs(
     found: dict[str, Any],
     arms: Sequence[Arm],
     by_arm: Mapping[str, Sequence[Evaluated]],
-    view: PoolView,
+    trainer: str,
     settings: Mapping[str, Any],
 ) -> None:
     known = {arm.name: arm for arm in arms}
@@ -177,6 +179,7 @@ def _add_costs(
         entry["rows"] = int(runs[0].facts["rows"]) if runs else 0
         entry["tokens"] = int(runs[0].facts["tokens"]) if runs else 0
         entry["trained_tokens"] = int(runs[0].facts["trained_tokens"]) if runs else 0
-        entry["epochs"] = {**settings, **(arm.settings if arm else {})}.get("epochs", 0) if runs else 0
+        built = build("trainers", trainer, {**settings, **(arm.settings if arm else {})})
+        entry["epochs"] = (getattr(built, "epochs", None) or 0) if runs else 0  # 0: a command that does not say
         entry["seconds_selection"] = round(arm.seconds_selection, 2) if arm else 0.0
         entry["seconds_training"] = [round(run.seconds, 2) for run in runs]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tamis.catalogue import build, load
+from tamis.columns_io import read_all
 from tamis.errors import RecipeError
 from tamis.pool import Pool
 from tamis.recipe import Recipe, Stage, scorer_settings
@@ -56,7 +57,19 @@ class Conductor:
                 self.target = ingest_source(self.recipe.target, self.work)
         if not len(self.pool):
             raise RecipeError("no row of the pool could be used; every row read is in the quarantine with its reason")
+        self._read_ratings()
         self.took["ingest"]["detail"] = f"{len(self.pool):,} rows of {len(self.pool.files)} files"
+
+    def _read_ratings(self) -> None:
+        """Columns that the recipe's pool brings along; what did not fit goes to the log and the events."""
+        assert self.pool is not None
+        if not (isinstance(self.recipe.pool, Mapping) and "columns" in self.recipe.pool):
+            return
+        columns, notes = read_all(self.pool, self.recipe.pool["columns"], self.work)
+        self.columns |= columns
+        for note in notes:
+            log.warning("%s", note)
+            self.work.work.event("note", note=note)
 
     def carry_out(self, stage: Stage) -> Any:
         """Carry out one stage; those that it refers to are done."""

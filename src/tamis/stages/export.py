@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tamis.pool import Pool
 from tamis.stages.select import Selection
 from tamis.stages.workspace import Workspace
-from tamis.values import Row
+
+if TYPE_CHECKING:
+    from tamis.exporting import Export
 
 
-def export_subset(pool: Pool, chosen: Selection, form: str, out: Path, work: Workspace) -> Any:
-    """Write the subset in the order picked, with row weights, and with label masks where the form carries them."""
-    from tamis.exporting import export
-    from tamis.rendering import render
+def export_subset(pool: Pool, chosen: Selection, form: str, out: Path, work: Workspace) -> Export:
+    """Write the subset in the order picked, with row weights, and with masks and the linter for forms of trainers."""
+    from tamis.exporting import FOR_TRAINERS, export
 
-    def rendered(row: Row) -> Any:
-        return render(row, work.model)
-
-    return export(pool, chosen.subset.positions, out, form, weights=chosen.subset.weights, render=rendered)
+    model = work.model if form in FOR_TRAINERS else None
+    return export(pool, chosen.subset.positions, out, form, weights=chosen.subset.weights, model=model)

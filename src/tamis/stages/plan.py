@@ -121,7 +121,7 @@ def _budget_size(view: PoolView, budget: Budget | None) -> tuple[int, int]:
 
 
 def _training_step(name: str, trainer: str, settings: Mapping[str, Any], rows: int, tokens: int, runs: int) -> Step:
-    epochs = int(build("trainers", trainer, settings).epochs)
+    epochs = getattr(build("trainers", trainer, settings), "epochs", None) or 1  # a command may not say
     what = f"{trainer}, {epochs} epochs" + (f", {runs} runs" if runs > 1 else "")
     return Step(name, what, rows, tokens * epochs * runs, TRAINING_FORWARDS)
 
@@ -129,7 +129,7 @@ def _training_step(name: str, trainer: str, settings: Mapping[str, Any], rows: i
 def _checkpoints(recipe: Recipe, stage: Stage) -> int:
     warm_up = recipe.stage(str(stage.settings["checkpoints"])[1:])
     trainer = build("trainers", warm_up.component, warm_up.own)
-    return int(trainer.epochs) if trainer.keep == "every-epoch" else 1
+    return int(trainer.epochs) if getattr(trainer, "keep", "last") == "every-epoch" else 1
 
 
 def _arm_steps(conductor: Conductor, view: PoolView, stage: Stage) -> Iterator[Step]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis import digests
-from tamis.errors import DataError
+from tamis.errors import DataError, RecipeError
 from tamis.pool import Pool
 from tamis.protocols import Scorer
 from tamis.stages.measure import Signal, measure_needs
@@ -22,6 +22,7 @@ from tamis.views import ShardSignals
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 COLUMNS = "columns"
@@ -156,15 +157,24 @@ def statistics(values: NDArray[np.float32], shares: Sequence[float] = (0.05, 0.5
     return facts
 
 
-def write_columns(pool: Pool, columns: Mapping[str, Column], to: Path) -> list[str]:
-    """Write key, file, position, source and all columns as Parquet, or CSV by the ending; returns their names."""
+def columns_table(pool: Pool, columns: Mapping[str, Column]) -> pa.Table:
+    """Key, file, position, source and all columns, one record a row in the order of the pool; NaN where not scored."""
     import pyarrow as pa
-    import pyarrow.csv as csv
-    import pyarrow.parquet as pq
 
     table = pool.table(["key", "file", "position", "source"])
     for name, column in columns.items():
         table = table.append_column(name, pa.array(column.values))
+    return table
+
+
+def write_columns(pool: Pool, columns: Mapping[str, Column], to: Path) -> list[str]:
+    """Write `columns_table` as Parquet or CSV, by the ending; returns the names. RecipeError for another ending."""
+    import pyarrow.csv as csv
+    import pyarrow.parquet as pq
+
+    if to.suffix not in (".parquet", ".csv"):
+        raise RecipeError(f"{to}: columns are written as .parquet or .csv; name the file so")
+    table = columns_table(pool, columns)
     to.parent.mkdir(parents=True, exist_ok=True)
     if to.suffix == ".csv":
         csv.write_csv(table, to)

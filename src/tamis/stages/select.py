@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +118,12 @@ def _score_needs(
     given: Mapping[str, Signal] | None,
 ) -> dict[str, Column]:
     """Columns that a selector or a filter names and that nobody has made yet, with default settings."""
+    scorers = missing_columns(needs, where, have)
+    return dict(score(pool, scorers, work, given).columns) if scorers else {}
+
+
+def missing_columns(needs: Iterable[Need], where: str | None, have: Mapping[str, Column]) -> dict[str, Scorer]:
+    """Scorers, with their default settings, of the columns that `needs` and `where` name and `have` does not hold."""
     from tamis.expressions import names
     from tamis.views import resolve_column
 
@@ -130,7 +136,7 @@ def _score_needs(
         except RecipeError:
             scorer = column.partition("@")[0].partition(".")[0]
             scorers[scorer] = build("scorers", scorer, {})
-    return dict(score(pool, scorers, work, given).columns) if scorers else {}
+    return scorers
 
 
 def is_field(name: str) -> bool:

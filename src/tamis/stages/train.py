@@ -7,18 +7,26 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tamis import digests
 from tamis.catalogue import build
 from tamis.checkpoints import Checkpoint
 from tamis.engine import map_jobs
+from tamis.errors import DataError
 from tamis.models import ModelRef
 from tamis.pool import Pool
 from tamis.stages.launched import train_in_processes
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, Store, load_arrays, save_arrays
+from tamis.training import TrainingSubset
 from tamis.values import Items, Machine, Seeds
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tamis.training import Takes, TrainingInput, TrainingPairs, TrainingRows
 
 log = logging.getLogger(__name__)
 TRAINING = "training"
@@ -71,8 +79,6 @@ class EvaluationJob:
 
 def train_one(job: TrainingJob) -> Training:
     """Train, or find the finished run; goes on where a killed run stopped."""
-    from tamis.rendering import render_rows
-
     trainer = build("trainers", job.trainer, job.settings)
     identity = digests.of_component(
         trainer,
@@ -82,11 +88,12 @@ def train_one(job: TrainingJob) -> Training:
             "positions": digests.of_json(list(job.positions)),
             "weights": list(job.row_weights) if job.row_weights is not None else None,
             "seeds": job.seeds,
+            **_read_by(trainer),
         },
     )
 
     def make(folder: Path) -> dict[str, Any]:
-        rows = render_rows(job.rows_of.read(job.positions), job.model, row_weights=_weights(job.row_weights))
+        rows = rows_for(trainer, job.rows_of, job.positions, job.model, _weights(job.row_weights))
         log.info("training on %d rows, %d tokens", len(rows), rows.tokens)
         if job.machine.processes > 1:
             kept = train_in_processes(job.trainer, job.settings, job.model, rows, job.seeds, folder, job.machine)
@@ -102,6 +109,40 @@ def train_one(job: TrainingJob) -> Training:
     entry = job.store.get_or_make(TRAINING, identity, make, about=trainer, resumable=True)
     checkpoints = tuple(Checkpoint(entry.path / name) for name in entry.facts["checkpoints"])
     return Training(checkpoints, entry.facts, entry.seconds, entry.made, entry.digest)
+
+
+def rows_for(
+    trainer: Any, pool: Pool, positions: Sequence[int], model: ModelRef, weights: NDArray[np.float32] | None = None
+) -> TrainingInput:
+    """The rows in the shape that the trainer takes.
+
+    Raises DataError for rows of a kind that it cannot use (pairs where it learns answers, other rows where it learns
+    preferences), and for rows of which nothing is left to train on.
+    """
+    from tamis.rendering import render_pairs, render_rows
+
+    rows = pool.read(positions)
+    takes: Takes = getattr(trainer, "takes", "tokens")
+    pairs = sum(row.kind == "pair" for row in rows)
+    if takes == "pairs" or (takes == "rows" and pairs and pairs == len(rows)):
+        rendered: TrainingRows | TrainingPairs = render_pairs(rows, model, row_weights=weights)
+    elif pairs:
+        raise DataError(
+            f"{pairs} of {len(rows)} rows are preference pairs, which {type(trainer).__name__} cannot train on"
+            f"{' beside other rows' if takes == 'rows' else ''}: filter with where: \"kind != 'pair'\", or train with "
+            "trl-dpo on pairs alone"
+        )
+    else:
+        rendered = render_rows(rows, model, row_weights=weights)
+    if takes == "rows":
+        return TrainingSubset(pool=pool, positions=tuple(int(place) for place in positions), rendered=rendered)
+    return rendered
+
+
+def _read_by(trainer: Any) -> dict[str, Any]:
+    """Files that a trainer reads beside its rows (the user's script), by content."""
+    reads: Mapping[str, str] = getattr(trainer, "reads", {})
+    return {"reads": dict(reads)} if reads else {}
 
 
 def _weights(weights: Sequence[float] | None) -> Any:

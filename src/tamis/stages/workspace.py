@@ -37,13 +37,17 @@ class Work:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with the store and the runs (default `./.tamis`), and the machine that works in it."""
+    """A folder with the store and the runs (default `./.tamis`), and the machine that works in it.
+
+    `assumed`: nobody named the model; it may count tokens, and a verb that runs a model refuses.
+    """
 
     root: Path
     machine: Machine
     model: ModelRef
     work: Work = field(default_factory=Work)
     settings_of_passes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    assumed: bool = False
 
     @property
     def store(self) -> Store:

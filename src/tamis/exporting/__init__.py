@@ -1,0 +1,110 @@
+"""A subset as files for somebody else's trainer. What a form cannot carry is said in `notes`, never dropped silently.
+
+| form | what is written |
+|---|---|
+| jsonl | key, source, kind, messages (or prompt, chosen, rejected), tools, label, meta, weight, masks |
+| parquet | the pool's own columns (messages as JSON text), rank, weight, masks |
+| hf | a folder with Parquet and a dataset card: `datasets.load_dataset(folder)` reads it |
+| trl | what TRL's trainers read: SFT, DPO and KTO columns; token ids and labels |
+| axolotl | messages with `train` and `train_detail`; a `datasets:` block; token ids where its rule masks otherwise |
+| llama-factory | sharegpt JSON (SFT, `ranking`, `kto_tag`) and its entry in `dataset_info.json` |
+| original | the untouched input rows, byte for byte |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tamis.catalogue import nearest
+from tamis.errors import DataError, RecipeError
+from tamis.exporting import axolotl, hub_folder, llama_factory, tables, trl
+from tamis.exporting.chosen import Chosen, Files, Notes
+from tamis.pool import Pool
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tamis.masks import MaskReport
+    from tamis.models import ModelRef
+
+_WRITERS: dict[str, Callable[[Chosen, Files, Notes], None]] = {
+    "jsonl": tables.write_jsonl,
+    "parquet": tables.write_parquet,
+    "hf": hub_folder.write,
+    "trl": trl.write,
+    "axolotl": axolotl.write,
+    "llama-factory": llama_factory.write,
+    "original": tables.write_original,
+}
+FORMS = tuple(_WRITERS)
+FOR_TRAINERS = ("trl", "axolotl", "llama-factory")  # forms whose rows are linted when a model is given
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written: the main file, all files, how many rows they hold, and what they do not carry.
+
+    `masks`: what the mask linter found, for the forms that it runs on; else None.
+    """
+
+    path: Path
+    rows: int
+    notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    masks: MaskReport | None = None
+
+
+def export(
+    pool: Pool,
+    positions: Sequence[int] | NDArray[np.int64],
+    out: Path,
+    form: str,
+    *,
+    weights: Sequence[float] | NDArray[np.float32] | None = None,
+    model: ModelRef | None = None,
+    scored_with: ModelRef | None = None,
+) -> Export:
+    """Write the rows at `positions`, in this order, to `out`, whole or not at all.
+
+    `weights`: one training weight a row. `model` is the one that will be trained: with it the forms carry turn masks
+    and token ids with labels that equal tamis's token for token, and the mask linter looks at the rows for trainers,
+    against the template of `scored_with` if that is given. Raises RecipeError for an unknown form, DataError for
+    weights that do not fit or a form that can carry none of the rows.
+    """
+    check_form(form)
+    if weights is not None and len(weights) != len(positions):
+        raise DataError(f"got {len(weights)} weights for {len(positions)} rows; expected one for each")
+    places = [int(place) for place in positions]
+    linter = _linter(form, model, scored_with)
+    given = None if weights is None else [float(weight) for weight in weights]
+    chosen = Chosen(pool, places, given, None if form == "original" else model, linter)
+    files, notes = Files(out), Notes()
+    try:
+        _WRITERS[form](chosen, files, notes)
+        notes.check(form, len(places))
+        written = files.commit()
+    finally:
+        files.abandon()
+    found = None if linter is None else linter.report()
+    lines = notes.lines() + [f"masks: {finding}" for finding in (found.findings if found else ())]
+    return Export(out, notes.written, tuple(lines), written, found)
+
+
+def check_form(form: Any) -> None:
+    """Raise RecipeError, with the nearest name, where there is no such form."""
+    if form not in FORMS:
+        raise RecipeError(
+            f"there is no export form {form!r}{nearest(str(form), list(FORMS))} Known: {', '.join(FORMS)}"
+        )
+
+
+def _linter(form: str, model: ModelRef | None, scored_with: ModelRef | None) -> Any:
+    if model is None or form not in FOR_TRAINERS:
+        return None
+    from tamis.masks import Linter
+
+    return Linter(model, scored_with=scored_with)
