@@ -115,7 +115,7 @@ def sleep_long(folder: str) -> None:
 
 
 def test_workers_end_with_their_parent_in_the_middle_of_a_job(tmp_path: Path) -> None:
-    stops = {signal.SIGKILL: -9, signal.SIGTERM: 143}
+    stops: dict[int, int] = {signal.SIGKILL: -9, signal.SIGTERM: 143}
     parents: dict[int, subprocess.Popen[bytes]] = {}
     for kill in stops:
         script, folder = tmp_path / f"asleep_{kill}.py", tmp_path / str(kill)

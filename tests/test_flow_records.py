@@ -74,7 +74,8 @@ def test_flow_run_task_runs_and_the_report_are_read_back_from_the_server(
 def test_reading_is_tried_again_when_the_network_fails(
     world: World, here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tries, read = [], Conductor.ingest
+    tries: list[int] = []
+    read = Conductor.ingest
 
     def unreliable(conductor: Conductor) -> None:
         tries.append(len(tries))

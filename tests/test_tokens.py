@@ -17,7 +17,7 @@ from tamis.batching import batches, with_halving
 from tamis.errors import ModelError, RecipeError
 from tamis.models import ModelRef, open_model, open_tokenizer
 from tamis.pool import Shard
-from tamis.rendering import render_all
+from tamis.rendering import render, render_all
 from tamis.scorers.passes.lengths import Lengths
 from tamis.scorers.passes.tokens import Tokens
 from tamis.values import Machine, Reason, Row
@@ -309,14 +309,16 @@ def test_a_batch_too_large_for_the_gpu_is_halved() -> None:
 
 def test_lengths_count_what_the_trainer_sees(ref: ModelRef, tmp_path: Path) -> None:
     short = dataclasses.replace(ref, max_tokens=25)
-    pair = tiny.make_row(tiny.chat("one two"), kind="pair", chosen=tiny.chat("", "a b c")[1:], rejected=())
+    answers = [tiny.chat("", text)[1:] for text in ("a b c", "a")]
+    pair = tiny.make_row(tiny.chat("one two"), kind="pair", chosen=answers[0], rejected=answers[1])
     rows = [*ROWS, pair, tiny.make_row(tiny.chat("x y"), kind="prompt")]
     got = measure(Lengths(model=short), rows, tmp_path)
-    for place, one in enumerate(render_all(rows, short)):
-        assert got["tokens"][place] == len(one.ids) <= 25
-        assert got["full_tokens"][place] == one.full_tokens
-        assert got["response_tokens"][place] == (one.turn >= 0).sum()
-        assert got["reason"][place] == one.reason
+    for place, row in enumerate(rows):  # preference tuning sees both sides of a pair
+        sides = [render(row, short, side=side) for side in (("chosen", "rejected") if row is pair else ("chosen",))]
+        assert got["tokens"][place] == sum(len(one.ids) for one in sides) <= 25 * len(sides)
+        assert got["full_tokens"][place] == sum(one.full_tokens for one in sides)
+        assert got["response_tokens"][place] == sum((one.turn >= 0).sum() for one in sides)
+        assert got["reason"][place] == sides[0].reason
     first = ROWS[0].messages
     assert got["characters"][0] == sum(len(message["content"]) for message in first)
     assert got["words"][0] == sum(len(message["content"].split()) for message in first)

@@ -95,10 +95,10 @@ def _one(name: str, scratch: Path, *, fetch: bool) -> list[Source]:
         if not glob.has_magic(name):
             path = shipped(name)
             return [Source(name, path, path.name, remote=True)]
-        found = sorted(shipped("tamis:").glob(name.removeprefix("tamis:")))
-        if not found:
+        ours = sorted(shipped("tamis:").glob(name.removeprefix("tamis:")))
+        if not ours:
             raise DataError(f"{name}: the pattern matches nothing that tamis ships")
-        named = ((f"tamis:{path.relative_to(shipped('tamis:'))}", path) for path in found)
+        named = ((f"tamis:{path.relative_to(shipped('tamis:'))}", path) for path in ours)
         return [Source(one, path, path.name, remote=True) for one, path in named]
     if (listed := configs.entries(name)) is not None:
         return _listed(name, listed, scratch, fetch=fetch)

@@ -38,8 +38,11 @@ def train_in_processes(
     job.mkdir(parents=True, exist_ok=True)
     arrays = {item.name: getattr(rows, item.name) for item in dataclasses.fields(rows)}
     save_arrays(job, {name: array for name, array in arrays.items() if array is not None})
-    parts = {"model": model, "seeds": seeds, "machine": dataclasses.replace(on, processes=1)}
-    facts = {name: dataclasses.asdict(part) for name, part in parts.items()}
+    facts = {
+        "model": dataclasses.asdict(model),
+        "seeds": dataclasses.asdict(seeds),
+        "machine": dataclasses.asdict(dataclasses.replace(on, processes=1)),
+    }
     write_json(job / "job.json", {"trainer": trainer, "settings": dict(settings), **facts})
     log = folder / "launch.log"
     with log.open("ab") as stream:

@@ -93,9 +93,11 @@ def train_one(job: TrainingJob) -> Training:
     )
 
     def make(folder: Path) -> dict[str, Any]:
+        from tamis.training import TrainingRows
+
         rows = rows_for(trainer, job.rows_of, job.positions, job.model, _weights(job.row_weights))
         log.info("training on %d rows, %d tokens", len(rows), rows.tokens)
-        if job.machine.processes > 1:
+        if job.machine.processes > 1 and isinstance(rows, TrainingRows):  # the others start processes of their own
             kept = train_in_processes(job.trainer, job.settings, job.model, rows, job.seeds, folder, job.machine)
         else:
             kept = trainer.train(job.model, rows, job.seeds, (), folder, job.machine)
