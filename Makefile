@@ -29,7 +29,7 @@ test: layout $(DONE)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-soak: layout $(DONE)
-	$(BIN)/python -m pytest -m "soak and not gpu"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "soak and not gpu"
 
 test-real: layout $(DONE)
 	$(BIN)/python -m pytest -m "real and not gpu"

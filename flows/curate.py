@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tamis import recipe as recipes
@@ -90,10 +92,21 @@ def run_here(recipe: str, workspace: Path, overrides: Sequence[str], options: Ma
     with server(workspace) as url, temporary_settings({PREFECT_API_URL: url}):
         try:
             outcome: dict[str, Any] = curate(recipe, str(workspace), list(overrides), dict(options))
+        except ValueError as error:
+            if _hides_a_signal(error):  # Prefect trips over one that comes while it sets up a task run
+                signal.raise_signal(signal.SIGTERM)
+            raise
         finally:
             for handler in logging.getLogger("prefect.flow_runs").handlers:
                 handler.flush()  # what the log still holds goes to the server before it stops
     return outcome
+
+
+def _hides_a_signal(error: BaseException | None) -> bool:
+    """Whether an error came out of handling a signal that ends the flow."""
+    while error is not None and not isinstance(error, TerminationSignal):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _outcome(conductor: Conductor) -> dict[str, Any]:
