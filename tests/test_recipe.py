@@ -87,6 +87,8 @@ def test_all_faults_are_listed_at_once_with_file_and_line(tmp_path: Path) -> Non
         (("with: [random]", "with: [randon]"), "baseline"),
         (("target: {files", "targett: {files"), "target"),
         (('model: {name: "tamis:tiny-lm"', 'model: {name: "./no/such/folder"'), "no folder"),
+        (("max_tokens: 128", "max_tokens: 1"), "at least 2"),
+        (("max_tokens: 128", "dtype: float17"), "float32"),
         (("final: {", "warmup: {"), "twice"),
         (("pool: {files", "pool: !!python/object:os.system {files"), "tag"),
     ],

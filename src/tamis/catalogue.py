@@ -89,40 +89,52 @@ def load(kind: str, name: str) -> type[Any]:
     return found
 
 
-def build(kind: str, name: str, settings: Mapping[str, Any]) -> Any:
-    """A component from its name and settings; every unknown setting and wrong type is reported at once."""
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What is wrong with one setting."""
+
+    setting: str
+    text: str
+
+
+def checked(cls: type[Any], name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+    """Settings of a dataclass converted to the types of its fields, and every fault: unknown, missing, wrong type."""
     from typing import get_type_hints
 
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-    cls = load(kind, name)
     fields = {field.name: field for field in dataclasses.fields(cls)}
+    known = ", ".join(fields) or "none"
     faults = [
-        f"{name} has no setting {key!r}{nearest(key, list(fields))} Known: {', '.join(fields) or 'none'}"
+        Fault(key, f"{name} has no setting {key!r}{nearest(key, list(fields))} Known: {known}")
         for key in settings
         if key not in fields
     ]
-    required = [
-        field.name
-        for field in fields.values()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    faults += [
+        Fault(key, f"{name} needs a setting {key!r}")
+        for key, field in fields.items()
+        if key not in settings and field.default is field.default_factory is dataclasses.MISSING
     ]
-    faults += [f"{name} needs a setting {key!r}" for key in required if key not in settings]
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
-    for key, value in settings.items():
-        if key not in fields:
-            continue
+    for key in (key for key in fields if key in settings):
         try:
             try:
                 adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
             except PydanticUserError:  # a type that carries its own configuration refuses a second one
                 adapter = TypeAdapter(hints[key])
-            values[key] = adapter.validate_python(value)
+            values[key] = adapter.validate_python(settings[key])
         except ValidationError as error:
-            faults += [f"{name}.{key}: {fault['msg']}, got {fault['input']!r}" for fault in error.errors()]
+            faults += [Fault(key, f"{name}.{key}: {one['msg']}, got {one['input']!r}") for one in error.errors()]
+    return values, faults
+
+
+def build(kind: str, name: str, settings: Mapping[str, Any]) -> Any:
+    """A component from its name and settings; every unknown setting and wrong type is reported at once."""
+    cls = load(kind, name)
+    values, faults = checked(cls, name, settings)
     if faults:
-        raise RecipeError(faults)
+        raise RecipeError([fault.text for fault in faults])
     return cls(**values)
 
 

@@ -1,0 +1,259 @@
+"""A recipe checked in full before anything runs: every stage, every reference, every budget; all faults at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tamis.catalogue import CATALOGUE, build, nearest
+from tamis.errors import RecipeError
+from tamis.graph import STAGE_SETTINGS, VERBS, Recipe, Stage, references, scorer_settings
+from tamis.heading import check_model, check_source, rating_stems
+from tamis.marked import Marked
+from tamis.models import ModelRef
+from tamis.values import Budget
+
+HEAD = ("name", "about", "model", "pool", "target")
+GIVEN = ("pool", "target", "model")
+_KIND = {"train": "trainers", "pass": "passes", "select": "selectors", "evaluate": "evaluators"}
+
+
+def assemble(path: Path, marked: Marked) -> Recipe | None:
+    """The recipe of a document, or None where it has faults; every fault is noted in `marked`."""
+    values = marked.values
+    model = check_model(marked)
+    for side in ("pool", "target"):
+        if side in values:
+            check_source(marked, (side,), values[side])
+    if "pool" not in values:
+        marked.fault((), "no pool is given; add `pool: {files: [my_data.jsonl]}`")
+    stages = [stage for name, value in values.items() if name not in HEAD and (stage := _stage(marked, name, value))]
+    ordered = _order(marked, stages)
+    for stage in stages:
+        _check_stage(marked, stage, {other.name: other for other in stages})
+    if marked.faults:
+        return None
+    recipe = Recipe(
+        str(values.get("name") or path.stem), path, model, values["pool"], values.get("target"), tuple(ordered), values
+    )
+    for stage in ordered:
+        if stage.verb == "compare":
+            _check_training(marked, recipe, stage)
+    return recipe
+
+
+def _stage(marked: Marked, name: str, value: Any) -> Stage | None:
+    if not isinstance(value, Mapping):
+        marked.fault(
+            (name,), f"expected a stage with one of {', '.join(VERBS)}; got {value!r}{nearest(name, list(HEAD))}"
+        )
+        return None
+    verbs = [verb for verb in VERBS if verb in value]
+    # `compare` has settings of its own named `train` and `evaluate`.
+    verb = "compare" if "compare" in verbs else verbs[0] if len(verbs) == 1 else None
+    if verb is None:
+        what = " and ".join(verbs) if verbs else "none of them" + nearest(next(iter(value), ""), list(VERBS))
+        marked.fault((name,), f"a stage has exactly one of {', '.join(VERBS)}; this has {what}")
+        return None
+    return Stage(name, verb, dict(value), tuple(dict.fromkeys(references(value))))
+
+
+def _order(marked: Marked, stages: Sequence[Stage]) -> list[Stage]:
+    """Topological order, keeping the order written where it is free; unknown references and cycles are faults."""
+    known = {stage.name: stage for stage in stages}
+    for stage in stages:
+        for name in stage.references:
+            if name not in known and name not in GIVEN:
+                marked.fault((stage.name,), f"refers to @{name}, which is no stage{nearest(name, list(known))}")
+            elif name == "target" and "target" not in marked.values:
+                marked.fault(
+                    (stage.name,), "refers to @target, but the recipe has no target; add `target: {files: […]}`"
+                )
+    done: list[Stage] = []
+    placed: set[str] = set()
+    left = list(stages)
+    while left:
+        ready = [stage for stage in left if all(name in placed or name not in known for name in stage.references)]
+        if not ready:
+            marked.fault((left[0].name,), f"a cycle of references: {' -> '.join(stage.name for stage in left)}")
+            return list(stages)
+        done.append(ready[0])
+        placed.add(ready[0].name)
+        left.remove(ready[0])
+    return done
+
+
+def _check_stage(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
+    if stage.verb in _KIND:
+        _check_component(marked, stage, (stage.name,), _KIND[stage.verb], stage.settings[stage.verb], stage.own)
+    else:
+        for key in stage.own:
+            known = STAGE_SETTINGS[stage.verb]
+            marked.fault((stage.name, key), f"unknown setting{nearest(key, list(known))} Known: {', '.join(known)}")
+    checks = {"train": _check_train, "score": _check_score, "select": _check_select, "compare": _check_compare}
+    if stage.verb in checks:
+        checks[stage.verb](marked, stage, stages)
+    elif stage.verb == "pass":
+        _check_pass(marked, stage, stages)
+    elif stage.verb == "evaluate":
+        check_source(marked, (stage.name, "on"), stage.settings.get("on"))
+    elif stage.verb == "export":
+        _check_reference(marked, stage, "subset", stages, "select")
+        _check_form(marked, stage)
+
+
+def _check_form(marked: Marked, stage: Stage) -> None:
+    from tamis.exporting import check_form
+
+    try:
+        check_form(stage.settings["export"])
+    except RecipeError as error:
+        for fault in error.faults:
+            marked.fault((stage.name, "export"), fault)
+
+
+def _check_component(
+    marked: Marked, stage: Stage, path: tuple[str, ...], kind: str, name: Any, own: Mapping[str, Any]
+) -> None:
+    if not isinstance(name, str):
+        marked.fault(path, f"expected the name of a component of {kind}, got {name!r}")
+        return
+    settings = {key: value for key, value in own.items() if not (isinstance(value, str) and value.startswith("@"))}
+    if kind == "passes":
+        settings |= _stand_ins(name)
+    try:
+        build(kind, name, settings)
+    except RecipeError as error:
+        for fault in error.faults:
+            marked.fault(path, fault)
+
+
+def _stand_ins(name: str) -> dict[str, Any]:
+    """Values for the settings of a pass that only a run can fill (model, checkpoints, target)."""
+    import dataclasses
+
+    from tamis.catalogue import load as load_class
+    from tamis.pool import Pool
+
+    given = {"model": ModelRef(name="tamis:tiny-lm"), "checkpoints": (), "target": Pool(())}
+    try:
+        fields = {item.name for item in dataclasses.fields(load_class("passes", name))}
+    except RecipeError:
+        return {}
+    return {key: value for key, value in given.items() if key in fields}
+
+
+def _check_reference(marked: Marked, stage: Stage, key: str, stages: Mapping[str, Stage], *verbs: str) -> None:
+    value = stage.settings.get(key)
+    if not (isinstance(value, str) and value.startswith("@")):
+        marked.fault((stage.name,), f'needs `{key}: "@stage"`, a reference to a stage that has {" or ".join(verbs)}')
+        return
+    other = stages.get(value[1:])
+    if other is not None and other.verb not in verbs:
+        marked.fault((stage.name, key), f"{value} is a {other.verb} stage; expected one that has {' or '.join(verbs)}")
+
+
+def _check_budget(marked: Marked, path: tuple[str, ...], value: Any) -> None:
+    if value is None:
+        marked.fault(path, "needs a `budget`: rows (5000), a share (5%) or '2M tokens'")
+        return
+    try:
+        Budget.parse(value)
+    except RecipeError as error:
+        marked.fault((*path, "budget"), str(error))
+
+
+def _check_train(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
+    on = stage.settings.get("on")
+    if isinstance(on, Mapping):
+        inner = Stage(stage.name, "select", dict(on), ())
+        if "select" not in on:
+            marked.fault((stage.name, "on"), "expected `{select: random, budget: 5%}` or a reference to a select stage")
+            return
+        _check_component(marked, stage, (stage.name, "on"), "selectors", on["select"], inner.own)
+        _check_budget(marked, (stage.name, "on"), on.get("budget"))
+    elif on != "@pool":
+        _check_reference(marked, stage, "on", stages, "select")
+
+
+def _check_pass(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
+    if stage.component == "influence":
+        _check_reference(marked, stage, "checkpoints", stages, "train")
+        if "target" not in marked.values:
+            marked.fault((stage.name,), "influence needs a target; add `target: {files: [few_shot.jsonl]}`")
+
+
+def _check_score(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
+    scorers = scorer_settings(stage.settings["score"])
+    if not scorers:
+        marked.fault((stage.name, "score"), f"names no scorer. Known: {', '.join(sorted(CATALOGUE['scorers']))}")
+    for name, settings in scorers.items():
+        _check_component(marked, stage, (stage.name, "score"), "scorers", name, settings)
+        if name == "gradient-similarity":
+            _check_reference(marked, stage, "from", stages, "pass")
+
+
+def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
+    _check_budget(marked, (stage.name,), stage.settings.get("budget"))
+    if stage.component == "less":
+        _check_reference(marked, stage, "from", stages, "pass")
+    if stage.component == "rds-plus" and "target" not in marked.values:
+        marked.fault((stage.name,), "rds-plus needs a target; add `target: {files: [few_shot.jsonl]}`")
+    for name, settings in scorer_settings(stage.settings.get("mix")).items():
+        _check_component(marked, stage, (stage.name, "mix"), "mixers", name, settings)
+    for column in _columns_used(marked, stage):
+        scorer = column.partition("@")[0].partition(".")[0]
+        known = {*CATALOGUE["scorers"], "source", "kind", "file", "meta", *rating_stems(marked.values)}
+        if scorer not in known:
+            marked.fault((stage.name,), f"uses the column {column!r}, which no scorer makes{_near_scorer(scorer)}")
+
+
+def _near_scorer(name: str) -> str:
+    return f"{nearest(name, CATALOGUE['scorers'])} Known: {', '.join(sorted(CATALOGUE['scorers']))}"
+
+
+def _columns_used(marked: Marked, stage: Stage) -> set[str]:
+    from tamis.expressions import names
+
+    used = (
+        {str(stage.settings["by"])}
+        if stage.component in ("top", "bottom", "band") and "by" in stage.settings
+        else set()
+    )
+    if "where" in stage.settings:
+        try:
+            used |= names(str(stage.settings["where"]))
+        except RecipeError as error:
+            marked.fault((stage.name, "where"), str(error))
+    return used
+
+
+def _check_compare(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
+    _check_reference(marked, stage, "compare", stages, "select")
+    if "evaluate" not in stage.settings:
+        marked.fault((stage.name,), "needs `evaluate: {files: [held_out.jsonl]}`")
+    else:
+        check_source(marked, (stage.name, "evaluate"), stage.settings["evaluate"])
+    arms = stage.settings.get("with", ["random", "longest"])
+    known = ["full", *CATALOGUE["selectors"]]
+    for arm in arms if isinstance(arms, list) else [arms]:
+        if arm not in ("random", "longest", "full"):
+            marked.fault(
+                (stage.name, "with"), f"{arm!r} is no baseline{nearest(str(arm), known)} Use random, longest, full"
+            )
+    runs = stage.settings.get("runs", 3)
+    if not isinstance(runs, int) or runs < 1:
+        marked.fault((stage.name, "runs"), f"expected a whole number of at least 1, got {runs!r}")
+    metric = stage.settings.get("metric", "held-out-loss")
+    name, settings = next(iter(scorer_settings(metric).items()), ("", {}))
+    _check_component(marked, stage, (stage.name, "metric"), "evaluators", name, settings)
+
+
+def _check_training(marked: Marked, recipe: Recipe, stage: Stage) -> None:
+    try:
+        trainer, settings = recipe.training_of(stage)
+    except RecipeError as error:
+        marked.fault((stage.name,), str(error))
+        return
+    _check_component(marked, stage, (stage.name, "train"), "trainers", trainer, settings)
