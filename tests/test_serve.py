@@ -39,6 +39,9 @@ def test_serve_fires_twice_and_the_second_run_measures_nothing(stop: int, codes:
     children = psutil.Process(serving.pid).children(recursive=True)
     assert any("tamis.flows.server" in child.cmdline() for child in children)
     serving.send_signal(stop)
-    _, err = serving.communicate(timeout=90)
+    try:
+        _, err = serving.communicate(timeout=90)
+    finally:
+        serving.kill()
     assert serving.returncode in codes, err[-3000:]
     assert not psutil.wait_procs(children, timeout=30)[1]
