@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tamis.catalogue import CATALOGUE, build, nearest
+from tamis.catalogue import CATALOGUE, build, load, nearest
 from tamis.errors import RecipeError
 from tamis.graph import STAGE_SETTINGS, VERBS, Recipe, Stage, references, scorer_settings
 from tamis.heading import check_model, check_source, rating_stems
@@ -119,7 +119,7 @@ def _check_component(
     if not isinstance(name, str):
         marked.fault(path, f"expected the name of a component of {kind}, got {name!r}")
         return
-    settings = {key: value for key, value in own.items() if not (isinstance(value, str) and value.startswith("@"))}
+    settings = _plain(own)
     if kind == "passes":
         settings |= _stand_ins(name)
     try:
@@ -133,12 +133,11 @@ def _stand_ins(name: str) -> dict[str, Any]:
     """Values for the settings of a pass that only a run can fill (model, checkpoints, target)."""
     import dataclasses
 
-    from tamis.catalogue import load as load_class
     from tamis.pool import Pool
 
-    given = {"model": ModelRef(name="tamis:tiny-lm"), "checkpoints": (), "target": Pool(())}
+    given = {"model": ModelRef(name="tamis:tiny-lm"), "checkpoints": (), "target": Pool(()), "pool": Pool(())}
     try:
-        fields = {item.name for item in dataclasses.fields(load_class("passes", name))}
+        fields = {item.name for item in dataclasses.fields(load("passes", name))}
     except RecipeError:
         return {}
     return {key: value for key, value in given.items() if key in fields}
@@ -178,10 +177,28 @@ def _check_train(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
 
 
 def _check_pass(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
-    if stage.component == "influence":
+    """What a run fills in must be there: checkpoints, a target, and the signals of other passes that it reads."""
+    import dataclasses
+
+    from tamis.stages.measure import SHARED
+
+    try:
+        cls = load("passes", stage.component)
+        fields = {item.name for item in dataclasses.fields(cls)}
+        needs = build("passes", stage.component, {**_plain(stage.own), **_stand_ins(stage.component)}).needs
+    except RecipeError:
+        return  # said already
+    if "checkpoints" in fields:
         _check_reference(marked, stage, "checkpoints", stages, "train")
-        if "target" not in marked.values:
-            marked.fault((stage.name,), "influence needs a target; add `target: {files: [few_shot.jsonl]}`")
+    if "target" in fields and "target" not in marked.values:
+        marked.fault((stage.name,), f"{stage.component} needs a target; add `target: {{files: [few_shot.jsonl]}}`")
+    if any(need.kind == "signal" and need.name not in SHARED for need in needs):
+        _check_reference(marked, stage, "from", stages, "pass")
+
+
+def _plain(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that are no references."""
+    return {key: value for key, value in own.items() if not (isinstance(value, str) and value.startswith("@"))}
 
 
 def _check_score(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
@@ -196,10 +213,7 @@ def _check_score(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
 
 def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
     _check_budget(marked, (stage.name,), stage.settings.get("budget"))
-    if stage.component == "less":
-        _check_reference(marked, stage, "from", stages, "pass")
-    if stage.component == "rds-plus" and "target" not in marked.values:
-        marked.fault((stage.name,), "rds-plus needs a target; add `target: {files: [few_shot.jsonl]}`")
+    _check_select_needs(marked, stage, stages)
     for name, settings in scorer_settings(stage.settings.get("mix")).items():
         _check_component(marked, stage, (stage.name, "mix"), "mixers", name, settings)
     for column in _columns_used(marked, stage):
@@ -207,6 +221,20 @@ def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> 
         known = {*CATALOGUE["scorers"], "source", "kind", "file", "meta", *rating_stems(marked.values)}
         if scorer not in known:
             marked.fault((stage.name,), f"uses the column {column!r}, which no scorer makes{_near_scorer(scorer)}")
+
+
+def _check_select_needs(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
+    """A signal that is a stage of its own is named by `from`, and what reads the target needs one."""
+    from tamis.stages.measure import SHARED
+
+    try:
+        needs = build("selectors", stage.component, stage.own).needs
+    except RecipeError:
+        return  # said already
+    if any(need.kind == "signal" and need.side == "pool" and need.name not in SHARED for need in needs):
+        _check_reference(marked, stage, "from", stages, "pass")
+    if any(need.side == "target" for need in needs) and "target" not in marked.values:
+        marked.fault((stage.name,), f"{stage.component} needs a target; add `target: {{files: [few_shot.jsonl]}}`")
 
 
 def _near_scorer(name: str) -> str:

@@ -14,7 +14,7 @@ VERBS = ("train", "pass", "score", "select", "compare", "evaluate", "export")
 # Settings of a stage that belong to the stage, not to its component.
 STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "train": ("train", "on", "seed"),
-    "pass": ("pass", "target", "checkpoints"),
+    "pass": ("pass", "target", "checkpoints", "from"),
     "score": ("score", "from"),
     "select": ("select", "from", "budget", "where", "mix"),
     "compare": (

@@ -28,7 +28,12 @@ class Component(Protocol):
 
 @runtime_checkable
 class Pass(Component, Protocol):
-    """Touches a model (or a tokenizer) and makes a signal, one shard at a time."""
+    """Touches a model (or a tokenizer) and makes a signal, one shard at a time.
+
+    `makes`, where a pass has it, is the name of the signal (default: the pass's own): `gradient-query` makes
+    `influence`, so that a selector does not care how it was come by. `in_process = True` keeps a cheap pass from
+    starting workers. Fields named `model`, `checkpoints`, `target` and `pool` are filled by the run.
+    """
 
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
         """Arrays of one shard. First axis rows; a ragged array `x` has its `(n + 1,)` int64 `x_offsets` beside it."""

@@ -15,7 +15,7 @@ from tamis.errors import RecipeError
 from tamis.pool import Pool
 from tamis.recipe import Recipe, Stage, scorer_settings
 from tamis.stages.compare import Design, compare
-from tamis.stages.measure import Signal, measure, measure_needs, richest, view_of
+from tamis.stages.measure import SHARED, Signal, measure, measure_needs, richest, view_of
 from tamis.stages.score import Scored, known_columns, score
 from tamis.stages.select import Selection, mixer_of, select
 from tamis.stages.sources import ingest_source
@@ -144,8 +144,16 @@ class Conductor:
 
     def _pass(self, stage: Stage) -> Signal:
         assert self.pool is not None
-        signals = self._signals()
-        return measure(self.pool, stage.component, self._pass_component(stage), self.work, signals)
+        component = self._pass_component(stage)
+        signals = dict(self._signals(*[need for need in component.needs if need.name in SHARED]))
+        return measure(self.pool, stage.component, component, self.work, signals | self._from(stage))
+
+    def _from(self, stage: Stage) -> dict[str, Signal]:
+        """The signal that a stage names by `from`, by the name under which components read it."""
+        if "from" not in stage.settings:
+            return {}
+        signal: Signal = self.outcomes[str(stage.settings["from"])[1:]]
+        return {signal.name: signal}
 
     def _pass_component(self, stage: Stage) -> Any:
         import dataclasses
@@ -156,6 +164,8 @@ class Conductor:
             settings["model"] = self.work.model
         if "target" in names:
             settings["target"] = self.target
+        if "pool" in names:
+            settings["pool"] = self.pool
         if "checkpoints" in names:
             settings["checkpoints"] = self.outcomes[str(stage.settings["checkpoints"])[1:]].checkpoints
         return build("passes", stage.component, settings)
@@ -164,20 +174,14 @@ class Conductor:
         assert self.pool is not None
         scorers = {name: build("scorers", name, own) for name, own in scorer_settings(stage.settings["score"]).items()}
         needs = [need for scorer in scorers.values() for need in scorer.needs]
-        given = dict(self._signals(*[need for need in needs if need.name != "influence"]))
-        if "from" in stage.settings:
-            signal: Signal = self.outcomes[str(stage.settings["from"])[1:]]
-            given[signal.name] = signal
+        given = dict(self._signals(*[need for need in needs if need.name in SHARED])) | self._from(stage)
         scored = score(self.pool, scorers, self.work, given)
         self.columns |= dict(scored.columns)
         return scored
 
     def _select(self, stage: Stage) -> Selection:
         assert self.pool is not None
-        given = dict(self._signals())
-        if "from" in stage.settings:
-            signal: Signal = self.outcomes[str(stage.settings["from"])[1:]]
-            given[signal.name] = signal
+        given = dict(self._signals()) | self._from(stage)
         return select(
             self.pool,
             build("selectors", stage.component, stage.own),

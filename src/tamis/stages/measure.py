@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tamis import digests
-from tamis.catalogue import PASSES, load
+from tamis.catalogue import load
 from tamis.engine import map_jobs
+from tamis.errors import RecipeError
 from tamis.pool import Pool, Shard
 from tamis.protocols import Pass
 from tamis.stages.workspace import Workspace
@@ -22,6 +23,7 @@ from tamis.views import PoolView, ShardSignals
 
 log = logging.getLogger(__name__)
 SIGNAL = "signal"
+SHARED = ("lengths", "tokens", "pairs")  # passes that a need alone starts; the others are stages of a recipe
 SAY_SECONDS = 10.0  # a line of progress at most this often
 
 
@@ -46,18 +48,33 @@ class _Job:
     machine: Machine
 
 
-def identity_of(component: Pass, shard: Shard) -> str:
-    """Identity of a pass over one shard."""
-    return digests.of_component(component, {"shard": shard.digest})
+def identity_of(component: Pass, shard: Shard, read: Mapping[str, str] | None = None) -> str:
+    """Identity of a pass over one shard; `read`: identities of the signals that it reads."""
+    return digests.of_component(component, {"shard": shard.digest, **({"signals": dict(read)} if read else {})})
+
+
+def read_by(component: Pass, have: Mapping[str, Signal], place: int) -> dict[str, str]:
+    """Identities of the signals of shard `place` that a pass says it needs; RecipeError where one is missing."""
+    needed = sorted(need.name for need in component.needs if need.kind == "signal" and need.side == "pool")
+    for name in needed:
+        if name not in have:
+            raise RecipeError(f"{type(component).__name__} reads the signal {name!r}, which no stage before it made")
+    return {name: have[name].identities[place] for name in needed}
 
 
 def measure(
     pool: Pool, name: str, component: Pass, work: Workspace, have: Mapping[str, Signal] | None = None
 ) -> Signal:
-    """The signal of `component` over `pool`; finished shards are found, the others measured by the engine."""
+    """The signal of `component` over `pool`; finished shards are found, the others measured by the engine.
+
+    `have`: signals that the pass may read; those that it needs are part of its identity.
+    """
     have = have or {}
     started = time.perf_counter()
-    identities = [identity_of(component, shard) for shard in pool.shards]
+    identities = [
+        identity_of(component, shard, read_by(component, have, place)) for place, shard in enumerate(pool.shards)
+    ]
+    machine = dataclasses.replace(work.machine, workers=1) if getattr(component, "in_process", False) else work.machine
     jobs = [
         _Job(work.store, component, identity, shard, {key: signal.folders[number] for key, signal in have.items()}, one)
         for number, (identity, shard) in enumerate(zip(identities, pool.shards, strict=True))
@@ -67,7 +84,7 @@ def measure(
     if jobs:
         log.info("pass %s: %d of %d shards to measure", name, len(jobs), len(identities))
     said = started
-    for number, _ in enumerate(map_jobs(_measure_shard, jobs, work.machine)):
+    for number, _ in enumerate(map_jobs(_measure_shard, jobs, machine)):
         work.work.event("shard", signal=name, number=number + 1, of=len(jobs))
         if time.perf_counter() - said > SAY_SECONDS:
             said = time.perf_counter()
@@ -77,7 +94,8 @@ def measure(
     found = [entry for entry in entries if entry is not None]
     ever = sum(entry.seconds for entry in found)
     work.work.note_pass(name, len(identities), len(jobs), seconds, ever)
-    return Signal(name, tuple(entry.path for entry in found), len(jobs), ever, tuple(identities))
+    made = getattr(component, "makes", name)
+    return Signal(made, tuple(entry.path for entry in found), len(jobs), ever, tuple(identities))
 
 
 def _measure_shard(job: _Job) -> str:
@@ -104,7 +122,7 @@ def richest(needs: Iterable[Need]) -> dict[str, dict[str, Any]]:
     stand_in = ModelRef(name="tamis:tiny-lm")
     merged: dict[str, Any] = {}
     for need in needs:
-        if need.kind != "signal" or need.name not in PASSES or need.name == "influence":
+        if need.kind != "signal" or need.name not in SHARED:
             continue
         component = load("passes", need.name)(model=stand_in, **dict(need.settings))
         earlier = merged.get(need.name)

@@ -12,7 +12,7 @@ from tamis.catalogue import build
 from tamis.pool import Shard
 from tamis.recipe import Recipe, Stage
 from tamis.stages.conduct import Conductor, needs_of
-from tamis.stages.measure import SIGNAL, identity_of, measure_needs, pass_for, view_of
+from tamis.stages.measure import SHARED, SIGNAL, identity_of, measure_needs, pass_for, view_of
 from tamis.stages.sources import ingest_source
 from tamis.stages.workspace import Workspace
 from tamis.values import Budget
@@ -83,7 +83,7 @@ def _steps(conductor: Conductor, view: PoolView) -> Iterator[Step]:
 def _pass_steps(conductor: Conductor, view: PoolView, tokens: int) -> Iterator[Step]:
     seen: set[str] = set()
     for need in needs_of(conductor.recipe):
-        if need.kind != "signal" or need.name in (*seen, "lengths", "influence"):
+        if need.kind != "signal" or need.name in seen or need.name not in SHARED or need.name == "lengths":
             continue
         seen.add(need.name)
         component = pass_for(need, conductor.work)
