@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shlex
@@ -9,13 +10,16 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.checkpoints import FACTS, Checkpoint
+from tamis.checkpoints import Checkpoint
 from tamis.errors import RecipeError, TrainError
+from tamis.store import write_json
+from tamis.trainers.schedule import Keep
 from tamis.training import Takes
 
 if TYPE_CHECKING:
+    from tamis.foreign import Take
     from tamis.models import ModelRef
     from tamis.protocols import Hook
     from tamis.training import TrainingSubset
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 PLACES = ("subset", "model", "out", "seed", "epochs", "learning_rate")
 LOG = "log.txt"
+KEPT = "kept.json"
 log = logging.getLogger(__name__)
 _ENDINGS = {"parquet": ".parquet", "llama-factory": ".json", "hf": ""}  # hf is a folder; the others are JSON Lines
 _PLACE = re.compile(r"\{([a-z_]+)\}")
@@ -38,9 +43,13 @@ class Command:
     Face model, in safetensors; `{out}/checkpoint-*` means the highest number. Its output is kept as `log.txt`. Whatever
     ends tamis ends the command. A later try finds in `{out}` what an earlier one left; once taken over, `{out}` is
     deleted. The files named in the command, and `files`, count by content: change one and the training is another.
+
+    `keep: every-epoch` takes over every folder that fits the pattern, in order of its numbers, with Adam's moments from
+    `optimizer.pt` or `optimizer.bin` (without: raw gradients): the warm-up of LESS. `keep: last` takes the moments of
+    an adapter if they are there. Learning rates are those of `trainer_state.json`, else `learning_rate`.
     """
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     takes: ClassVar[Takes] = "rows"
 
     command: str
@@ -48,6 +57,7 @@ class Command:
     checkpoint: str = "{out}"
     epochs: int | None = None
     learning_rate: float | None = None
+    keep: Keep = "last"
     files: tuple[str, ...] = ()
     time_limit: str | float = field(default="24h", metadata={"science": False})
 
@@ -100,20 +110,20 @@ class Command:
     def train(
         self, model: ModelRef, rows: TrainingSubset, seeds: Seeds, hooks: Sequence[Hook], out: Path, on: Machine, /
     ) -> Sequence[Checkpoint]:
-        """One checkpoint, `final`. `{seed}` is the seed of the order. Errors: TrainError with the end of the log."""
+        """`final`, or `epoch-1`, …; `{seed}` is the seed of the order. Errors: TrainError with the end of the log."""
         from tamis.trainers import outside
 
         if model.adapter is not None:
             raise TrainError(f"{model.label} has an adapter; the command gets the folder of a model without one")
-        final = out / "final"
-        if not (final / FACTS).is_file():  # it is there where a run was killed just before its end
+        kept = out / KEPT  # written last: it is there where a run was killed just before its end
+        if not kept.is_file():
             values = self._values(model, rows, seeds, out)
             outside.run(_filled(shlex.split(self.command), values), out / LOG, outside.seconds_of(self.time_limit))
-            source = outside.find(_filled([self.checkpoint], values)[0], out / LOG)
-            self._keep(source, model.resolved(on.device), seeds, rows, out)
+            found = outside.find(_filled([self.checkpoint], values)[0], out / LOG)
+            write_json(kept, self._keep(found, model.resolved(on.device), seeds, rows, out))
         for name in ("work", "data"):
             shutil.rmtree(out / name, ignore_errors=True)
-        return [Checkpoint(final)]
+        return [Checkpoint(out / name) for name in json.loads(kept.read_text(encoding="utf-8"))]
 
     def _values(self, model: ModelRef, rows: TrainingSubset, seeds: Seeds, out: Path) -> dict[str, str]:
         """Write the subset; what is filled in for the places."""
@@ -148,26 +158,37 @@ class Command:
             "learning_rate": str(self.learning_rate),
         }
 
-    def _keep(self, source: Path, base: ModelRef, seeds: Seeds, rows: TrainingSubset, out: Path) -> None:
-        from tamis.trainers.keeping import save_checkpoint
-        from tamis.trainers.outside import steps_of, take_over
+    def _keep(self, found: Sequence[Path], base: ModelRef, seeds: Seeds, rows: TrainingSubset, out: Path) -> list[str]:
+        """Take over the last of the folders, or all; the names that they get."""
+        if self.keep == "last":
+            return [self._keep_one(found[-1], "final", base, seeds, rows, out)]
+        numbered = enumerate(found, 1)
+        return [self._keep_one(source, f"epoch-{number}", base, seeds, rows, out) for number, source in numbered]
 
-        facts = {
-            "kind": "",
-            "base": asdict(base),
-            "epoch": self.epochs,
-            "step": steps_of(source, out / "work"),
-            "learning_rate": self.learning_rate,
-            "seeds": asdict(seeds),
-            "rows": len(rows),
-            "tokens": rows.tokens,
-            "trained_tokens": rows.trained_tokens,
-        }
+    def _keep_one(self, source: Path, name: str, base: ModelRef, seeds: Seeds, rows: TrainingSubset, out: Path) -> str:
+        from tamis.foreign import ADAPTER, trainer_state
+        from tamis.trainers.keeping import save_checkpoint
+        from tamis.trainers.outside import take_over
+
+        small = (source / ADAPTER[0]).is_file()
+        facts: dict[str, Any] = {}
 
         def save(folder: Path) -> None:
-            facts["kind"] = take_over(source, base, folder, out / LOG)
+            moments: Take = "try" if small or self.keep == "every-epoch" else "none"
+            facts.update(take_over(source, base, folder, out / LOG, moments))
+            told = trainer_state(source, out / "work")
+            facts.update(
+                epoch=told.epoch or self.epochs,
+                step=facts["step"] or told.step or 0,
+                learning_rate=told.learning_rate or self.learning_rate,
+                seeds=asdict(seeds),
+                rows=len(rows),
+                tokens=rows.tokens,
+                trained_tokens=rows.trained_tokens,
+            )
 
-        save_checkpoint(out / "final", save, facts, None)
+        save_checkpoint(out / name, save, facts, None)
+        return name
 
 
 def _filled(words: Sequence[str], values: dict[str, str]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tamis.checkpoints import Checkpoint
-from tamis.trainers.keeping import copy_tokenizer
+from tamis.foreign import copy_tokenizer
 from tamis.trainers.loop import Run, device_of, fit, identity_of, start
 from tamis.trainers.objective import Examples
 from tamis.trainers.schedule import Keep, Optimisation, Schedule

@@ -20,20 +20,9 @@ from tamis.errors import TrainError
 if TYPE_CHECKING:
     import torch
 
-    from tamis.models import ModelRef
-
 LOG = "log.jsonl"
 STATE = "state.safetensors"
 Save = Callable[[Path], None]
-_TOKENIZER = (
-    "tokenizer*",
-    "*.jinja",
-    "*.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-)
 
 
 @dataclass
@@ -145,13 +134,3 @@ def save_checkpoint(
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     return Checkpoint(folder)
-
-
-def copy_tokenizer(base: ModelRef, folder: Path) -> None:
-    """Put the tokenizer's files of `base` into a folder that lacks them, so that the folder is a model."""
-    from tamis.models import folder_of
-
-    source = folder_of(base.name)
-    for file in sorted({file for pattern in _TOKENIZER for file in source.glob(pattern) if file.is_file()}):
-        if not (folder / file.name).exists():
-            shutil.copyfile(file, folder / file.name)

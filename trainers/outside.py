@@ -1,29 +1,23 @@
-"""Somebody else's training program: run with a time limit and a log, its checkpoint checked and taken over.
-
-What is taken over is safetensors and JSON; the tokenizer and its template are those of the base model, so that every
-arm of a comparison is measured on the same tokens.
-"""
+"""Somebody else's training program: run with a time limit and a log, its checkpoints found and taken over."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tamis.errors import TrainError
 
 if TYPE_CHECKING:
+    from tamis.foreign import Take
     from tamis.models import ModelRef
 
 LAST_LINES = 15
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-_MODEL = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
 
 
 def seconds_of(text: str | float) -> float:
@@ -76,95 +70,26 @@ def _end_of(log: Path) -> str:
     return f"Its output ({log}) ends with:\n" + "\n".join(f"  {line[:400]}" for line in lines)
 
 
-def find(pattern: str, log: Path) -> Path:
-    """The folder of the checkpoint: a path, or a pattern (`out/checkpoint-*`), of which the highest number counts."""
+def find(pattern: str, log: Path) -> list[Path]:
+    """Folders of the checkpoints, in order: one path, or what fits a pattern (`out/checkpoint-*`), by number."""
     path = Path(pattern)
     if any(sign in path.name for sign in "*?["):
         found = [folder for folder in path.parent.glob(path.name) if folder.is_dir()]
         if not found:
             raise TrainError(f"the command left no folder {pattern}: set `checkpoint`. {_end_of(log)}")
-        return max(found, key=lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)])
+        return sorted(found, key=lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)])
     if not path.is_dir():
         raise TrainError(f"the command left no folder {pattern}: set `checkpoint`. {_end_of(log)}")
-    return path
+    return [path]
 
 
-def take_over(source: Path, base: ModelRef, to: Path, log: Path) -> Literal["lora", "full"]:
-    """Copy an adapter or a model into `to`; TrainError where there is neither, or its tensors cannot be read."""
-    from tamis.trainers.keeping import copy_tokenizer
+def take_over(source: Path, base: ModelRef, to: Path, log: Path, moments: Take) -> dict[str, Any]:
+    """`tamis.foreign.take_over`; its TrainError gets the end of the log."""
+    from tamis import foreign
 
-    names = {file.name for file in source.iterdir() if file.is_file()}
-    if "adapter_config.json" in names:
-        missing = sorted(set(_ADAPTER) - names)
-        if missing:
-            raise TrainError(f"the adapter in {source} lacks {', '.join(missing)}{_pickles(names)}. {_end_of(log)}")
-        _copy(source, to, _ADAPTER)
-        _check_adapter(to)
-        return "lora"
-    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+    try:
+        return foreign.take_over(source, base, to, moments)
+    except TrainError as error:
         raise TrainError(
-            f"{source} holds neither an adapter (adapter_config.json) nor a model (config.json and safetensors)"
-            f"{_pickles(names)}; found {', '.join(sorted(names)[:8]) or 'nothing'}. Set `checkpoint` if it lies "
-            f"elsewhere. {_end_of(log)}"
-        )
-    _copy(source, to, _MODEL)
-    _check_shards(to)
-    copy_tokenizer(base, to)
-    return "full"
-
-
-def _pickles(names: set[str]) -> str:
-    pickled = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth")))
-    return f" (only {', '.join(pickled)}, which is pickle: save as safetensors)" if pickled else ""
-
-
-def _copy(source: Path, to: Path, patterns: Sequence[str]) -> None:
-    for file in sorted({file for pattern in patterns for file in source.glob(pattern) if file.is_file()}):
-        shutil.copyfile(file, to / file.name)
-
-
-def _check_adapter(folder: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    kind = _json(folder / "adapter_config.json").get("peft_type")
-    if kind != "LORA":
-        raise TrainError(f"the adapter left by the command is {kind!r}; tamis reads LORA")
-    try:
-        with safe_open(str(folder / _ADAPTER[1]), framework="pt") as file:
-            count = len(list(file.keys()))
-    except SafetensorError as error:
-        raise TrainError(f"the adapter left by the command cannot be read: {error}") from error
-    if not count:
-        raise TrainError("the adapter left by the command holds no tensor")
-
-
-def _check_shards(folder: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    for index in folder.glob("*.safetensors.index.json"):
-        missing = {str(name) for name in _json(index)["weight_map"].values()} - {file.name for file in folder.iterdir()}
-        if missing:
-            raise TrainError(f"the model left by the command lacks {', '.join(sorted(missing))}")
-    for file in folder.glob("*.safetensors"):
-        try:
-            with safe_open(str(file), framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise TrainError(f"{file.name}, left by the command, cannot be read: {error}") from error
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TrainError(f"{file.name}, left by the command, is not JSON: {error}") from error
-    return read
-
-
-def steps_of(*folders: Path) -> int:
-    """Optimiser steps that `trainer_state.json` of one of the folders tells (Hugging Face's Trainer); 0 without one."""
-    for folder in folders:
-        file = folder / "trainer_state.json"
-        if file.is_file():
-            return int(_json(file).get("global_step", 0))
-    return 0
+            f"what the command left: {error}. Set `checkpoint` if it lies elsewhere. {_end_of(log)}"
+        ) from error

@@ -12,7 +12,7 @@ from tamis.graph import STAGE_SETTINGS, VERBS, Recipe, Stage, references, scorer
 from tamis.heading import check_model, check_source, rating_stems
 from tamis.marked import Marked
 from tamis.models import ModelRef
-from tamis.values import Budget
+from tamis.values import Budget, Need
 
 HEAD = ("name", "about", "model", "pool", "target")
 GIVEN = ("pool", "target", "model")
@@ -96,11 +96,20 @@ def _check_stage(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
         checks[stage.verb](marked, stage, stages)
     elif stage.verb == "pass":
         _check_pass(marked, stage, stages)
+    elif stage.verb == "load":
+        _check_load(marked, stage)
     elif stage.verb == "evaluate":
         check_source(marked, (stage.name, "on"), stage.settings.get("on"))
     elif stage.verb == "export":
         _check_reference(marked, stage, "subset", stages, "select")
         _check_form(marked, stage)
+
+
+def _check_load(marked: Marked, stage: Stage) -> None:
+    from tamis.stages.load import check
+
+    for fault in check(stage.settings):
+        marked.fault((stage.name,), fault)
 
 
 def _check_form(marked: Marked, stage: Stage) -> None:
@@ -127,6 +136,12 @@ def _check_component(
     except RecipeError as error:
         for fault in error.faults:
             marked.fault(path, fault)
+
+
+def needs_of_pass(name: str, own: Mapping[str, Any]) -> frozenset[Need]:
+    """What a pass with these settings needs. RecipeError where they are wrong."""
+    needs: frozenset[Need] = build("passes", name, {**_plain(own), **_stand_ins(name)}).needs
+    return needs
 
 
 def _stand_ins(name: str) -> dict[str, Any]:
@@ -185,15 +200,22 @@ def _check_pass(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> No
     try:
         cls = load("passes", stage.component)
         fields = {item.name for item in dataclasses.fields(cls)}
-        needs = build("passes", stage.component, {**_plain(stage.own), **_stand_ins(stage.component)}).needs
+        needs = needs_of_pass(stage.component, stage.own)
     except RecipeError:
         return  # said already
     if "checkpoints" in fields:
-        _check_reference(marked, stage, "checkpoints", stages, "train")
+        _check_reference(marked, stage, "checkpoints", stages, "train", "load")
     if "target" in fields and "target" not in marked.values:
         marked.fault((stage.name,), f"{stage.component} needs a target; add `target: {{files: [few_shot.jsonl]}}`")
     if any(need.kind == "signal" and need.name not in SHARED for need in needs):
         _check_reference(marked, stage, "from", stages, "pass")
+    if "only" in stage.settings:
+        _check_reference(marked, stage, "only", stages, "select")
+        if needs:
+            reads = ", ".join(sorted(need.name for need in needs))
+            marked.fault(
+                (stage.name, "only"), f"{stage.component} reads {reads}: give `only` to the stage that measures that"
+            )
 
 
 def _plain(own: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from typing import Any
 from tamis.errors import RecipeError
 from tamis.models import ModelRef
 
-VERBS = ("train", "pass", "score", "select", "compare", "evaluate", "export")
+VERBS = ("train", "load", "pass", "score", "select", "compare", "evaluate", "export")
 # Settings of a stage that belong to the stage, not to its component.
 STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "train": ("train", "on", "seed"),
-    "pass": ("pass", "target", "checkpoints", "from"),
+    "load": ("load", "learning_rates", "moments"),
+    "pass": ("pass", "target", "checkpoints", "from", "only"),
     "score": ("score", "from"),
     "select": ("select", "from", "budget", "where", "mix"),
     "compare": (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -148,13 +150,45 @@ def open_model(ref: ModelRef, device: str, *, trainable: bool = False) -> PreTra
 
         if not (Path(ref.adapter) / "adapter_config.json").is_file():
             raise ModelError(f"{ref.adapter} holds no adapter_config.json: not a LoRA checkpoint")
-        with warnings.catch_warnings():  # PEFT reads an attribute that transformers renamed; nothing a user can change
-            warnings.filterwarnings(
-                "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
-            )
+        with _peft_quiet():
             model = PeftModel.from_pretrained(model, ref.adapter, is_trainable=trainable, autocast_adapter_dtype=False)
     model.config.use_cache = False
     return model.to(device).eval()  # type: ignore[no-any-return]
+
+
+def skeleton(folder: Path, adapter: Path | None = None) -> Any:
+    """The model of a folder without its weights (meta device), with a fresh trainable adapter like that of `adapter`.
+
+    Parameters have the names, shapes and order of the real model's; frozen ones under an adapter are marked so.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"no causal language model can be made from {folder}: {error}") from error
+    if adapter is None:
+        return model
+    from peft import PeftConfig, get_peft_model
+
+    try:
+        given: Any = PeftConfig.from_pretrained(str(adapter))
+        given.inference_mode = False
+        with _peft_quiet(), torch.device("meta"):
+            return get_peft_model(model, given, autocast_adapter_dtype=False)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"its adapter cannot be put on {folder.name}: {error}") from error
+
+
+@contextmanager
+def _peft_quiet() -> Iterator[None]:
+    """PEFT reads an attribute that transformers renamed; nothing a user can change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
 
 
 @functools.lru_cache(maxsize=2)

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from tamis.catalogue import build, load
+from tamis.checking import needs_of_pass
 from tamis.columns_io import read_all
 from tamis.errors import RecipeError
 from tamis.pool import Pool
 from tamis.recipe import Recipe, Stage, scorer_settings
 from tamis.stages.compare import Design, compare
+from tamis.stages.load import detail, folders_of, load_checkpoints
 from tamis.stages.measure import SHARED, Signal, measure, measure_needs, richest, view_of
+from tamis.stages.only import measure_only
 from tamis.stages.score import Scored, known_columns, score
 from tamis.stages.select import Selection, mixer_of, select
 from tamis.stages.sources import ingest_source
@@ -75,6 +78,7 @@ class Conductor:
         """Carry out one stage; those that it refers to are done."""
         carry: Mapping[str, Callable[[Stage], Any]] = {
             "train": self._train,
+            "load": self._load,
             "pass": self._pass,
             "score": self._score,
             "select": self._select,
@@ -127,6 +131,11 @@ class Conductor:
             positions, weights = subset.positions, subset.weights
         return train_one(self._training_job(stage, positions, weights))
 
+    def _load(self, stage: Stage) -> Training:
+        settings = stage.settings
+        given = {key: settings[key] for key in ("learning_rates", "moments") if key in settings}
+        return load_checkpoints(folders_of(settings["load"]), self.work, **given)
+
     def _training_job(self, stage: Stage, positions: Any, weights: Any) -> TrainingJob:
         assert self.pool is not None
         seed = int(stage.settings.get("seed", 0))
@@ -145,6 +154,9 @@ class Conductor:
     def _pass(self, stage: Stage) -> Signal:
         assert self.pool is not None
         component = self._pass_component(stage)
+        if "only" in stage.settings:
+            chosen: Selection = self.outcomes[str(stage.settings["only"])[1:]]
+            return measure_only(self.pool, chosen.subset.positions, stage.component, component, self.work)
         signals = dict(self._signals(*[need for need in component.needs if need.name in SHARED]))
         return measure(self.pool, stage.component, component, self.work, signals | self._from(stage))
 
@@ -252,10 +264,12 @@ class Conductor:
 
     def _detail(self, stage: Stage) -> str:
         left = self.outcomes[stage.name]
+        if stage.verb == "load":
+            return detail(left)
         if isinstance(left, Training):
             return f"{stage.component} on {left.facts['rows']:,} rows, {left.facts['tokens']:,} tokens"
         if isinstance(left, Signal):
-            return f"{left.made} of {len(left.folders)} shards measured"
+            return "; ".join([f"{left.made} of {len(left.folders)} shards measured", *left.caveats])
         if isinstance(left, Selection):
             return f"{stage.component}: {left.entry.facts['rows']:,} rows, {left.entry.facts['tokens']:,} tokens"
         if isinstance(left, Scored):
@@ -292,6 +306,8 @@ def needs_of(recipe: Recipe) -> list[Need]:
         if stage.verb == "score":
             for name, own in scorer_settings(stage.settings["score"]).items():
                 needs += build("scorers", name, own).needs
+        elif stage.verb == "pass":
+            needs += needs_of_pass(stage.component, stage.own)
         elif stage.verb == "select":
             needs += build("selectors", stage.component, stage.own).needs
             needs += _column_needs(stage)

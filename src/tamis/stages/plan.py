@@ -12,6 +12,7 @@ from tamis.catalogue import build
 from tamis.pool import Shard
 from tamis.recipe import Recipe, Stage
 from tamis.stages.conduct import Conductor, needs_of
+from tamis.stages.load import folders_of
 from tamis.stages.measure import SHARED, SIGNAL, identity_of, measure_needs, pass_for, view_of
 from tamis.stages.sources import ingest_source
 from tamis.stages.workspace import Workspace
@@ -128,6 +129,8 @@ def _training_step(name: str, trainer: str, settings: Mapping[str, Any], rows: i
 
 def _checkpoints(recipe: Recipe, stage: Stage) -> int:
     warm_up = recipe.stage(str(stage.settings["checkpoints"])[1:])
+    if warm_up.verb == "load":
+        return len(folders_of(warm_up.settings["load"]))
     trainer = build("trainers", warm_up.component, warm_up.own)
     return int(trainer.epochs) if getattr(trainer, "keep", "last") == "every-epoch" else 1
 
