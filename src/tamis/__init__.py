@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from tamis.api import evaluate as evaluate
     from tamis.api import export as export
     from tamis.api import filter as filter  # noqa: A004 - the verb's name
+    from tamis.api import load_checkpoints as load_checkpoints
     from tamis.api import mix as mix
     from tamis.api import open_pool as open_pool
     from tamis.api import open_subset as open_subset
@@ -32,7 +33,7 @@ __version__ = "0.1.0"
 
 _VERBS = (
     *("open_pool", "score", "columns", "add_columns", "filter", "select", "mix", "open_subset", "train", "evaluate"),
-    *("compare", "export", "run", "workspace"),
+    *("load_checkpoints", "compare", "export", "run", "workspace"),
 )
 _LAZY: dict[str, str] = dict.fromkeys(_VERBS, "tamis.api")
 

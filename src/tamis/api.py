@@ -22,7 +22,11 @@ from tamis.stages.workspace import Workspace
 from tamis.values import Budget, Need, Seeds, Subset
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from tamis.exporting import Export
+    from tamis.foreign import Take
     from tamis.stages.measure import Signal
     from tamis.stages.select import Selection
 
@@ -148,7 +152,8 @@ def select(
     mix: Any = None,
     columns: Any = (),
     on: str | None = None,
-    warm_up: Settings = None,
+    warm_up: Settings | Trained = None,
+    only: Chosen | str | Path | None = None,
     model: Model = None,
     work: Place = None,
     settings: Settings = None,
@@ -158,9 +163,12 @@ def select(
 
     `target`: examples of what the model should get better at. `where` filters first; `mix` shares the budget among
     groups. `columns`, `on`: files of ratings, as for `add_columns`. LESS first trains a warm-up on a random 5 %
-    (`warm_up`: settings of `lora`). Raises RecipeError where a setting is wrong or something needed is not given.
+    (`warm_up`: settings of `lora`, or what `train` or `load_checkpoints` gave) and measures influence on the rows of `only` alone, where that is given: an earlier
+    selection, or its file. Raises RecipeError where a setting is wrong or something needed is not given.
     """
     built = build("selectors", selector, {**(settings or {}), **more})
+    if only is not None and not any(need.name == "influence" for need in built.needs):
+        raise RecipeError(f"{selector} measures no influence, so `only` has no meaning; filter its rows with `where`")
     if target is None and any(need.side == "target" or need.name == "influence" for need in built.needs):
         raise RecipeError(f"{selector} needs a target: give files with examples of what the model should get better at")
     return _choose(
@@ -176,6 +184,7 @@ def select(
         mix=mix,
         target=target,
         warm_up=warm_up,
+        only=only,
     )
 
 
@@ -192,7 +201,8 @@ def _choose(
     where: str | None = None,
     mix: Any = None,
     target: Rows | None = None,
-    warm_up: Settings = None,
+    warm_up: Settings | Trained = None,
+    only: Chosen | str | Path | None = None,
 ) -> Chosen:
     from tamis.columns_io import read_all
     from tamis.stages.measure import measure_needs, richest
@@ -211,7 +221,9 @@ def _choose(
     goal = _pool(target, at) if target is not None else None
     given: dict[str, Signal] = measure_needs(rows, [], at)
     if goal is not None and any(need.name == "influence" for need in selector.needs):
-        given["influence"] = _influence(rows, goal, at, warm_up or {}, given)
+        places = None if only is None else _places(rows, _chosen(only, at, None, "select"))
+        given["influence"] = _influence(rows, goal, at, warm_up or {}, given, places)
+        notes = [*notes, *given["influence"].caveats]
     chosen = run(rows, selector, budget, at, target=goal, where=where, mixer=mixer, given=given, columns=have)
     return _handle(rows, chosen, at, name, tuple(notes))
 
@@ -229,15 +241,32 @@ def _handle(pool: Pool, chosen: Selection, work: Workspace, name: str, notes: tu
     return Chosen(pool, chosen.subset, work, name, chosen.entry.facts, chosen.digest, seconds, unscored, notes)
 
 
+def _places(pool: Pool, chosen: Chosen) -> NDArray[np.int64]:
+    """Places in `pool` of the rows of an earlier selection, which must have been made from the same rows."""
+    if chosen.pool.digest != pool.digest:
+        raise RecipeError("`only` was chosen from another pool (or this one has changed since): select again")
+    return chosen.subset.positions
+
+
 def _influence(
-    pool: Pool, target: Pool, work: Workspace, warm_up: Mapping[str, Any], given: Mapping[str, Signal]
+    pool: Pool,
+    target: Pool,
+    work: Workspace,
+    warm_up: Mapping[str, Any] | Trained,
+    given: Mapping[str, Signal],
+    only: NDArray[np.int64] | None = None,
 ) -> Signal:
     from tamis.stages.measure import measure
+    from tamis.stages.only import measure_only
     from tamis.stages.select import select as run
 
-    chosen = run(pool, build("selectors", "random", {"seed": 1}), Budget(share=0.05), work, given=given)
-    trained = train(_handle(pool, chosen, work, "warm-up", ()), settings={**WARM_UP, **warm_up}).training
-    component = build("passes", "influence", {"checkpoints": trained.checkpoints, "target": target})
+    if not isinstance(warm_up, Trained):
+        chosen = run(pool, build("selectors", "random", {"seed": 1}), Budget(share=0.05), work, given=given)
+        warm_up = train(_handle(pool, chosen, work, "warm-up", ()), settings={**WARM_UP, **warm_up})
+    checkpoints = warm_up.training.checkpoints
+    component = build("passes", "influence", {"checkpoints": checkpoints, "target": target})
+    if only is not None:
+        return measure_only(pool, only, "influence", component, work)
     return measure(pool, "influence", component, work, given)
 
 
@@ -305,6 +334,28 @@ def train(
         row_weights=None if weights is None else tuple(float(weight) for weight in weights),
     )
     return Trained(train_one(job))
+
+
+def load_checkpoints(
+    folders: Files | Path, *, learning_rates: Any = None, moments: str = "auto", model: Model = None, work: Place = None
+) -> Trained:
+    """Checkpoints of `model` that Hugging Face's Trainer, PEFT or FSDP left, as a warm-up: `select(…, warm_up=…)`.
+
+    `folders`: names in order, or a pattern (`runs/checkpoint-*`), each with an adapter or a model in safetensors.
+    `optimizer.pt` and `optimizer.bin` give Adam's moments (`moments="none"`: leave them), without any the gradients are
+    raw; `trainer_state.json` gives the mean learning rate of the epoch that a checkpoint ends, or `learning_rates` one
+    for all, or one each. Raises RecipeError for folders that are none, TrainError for what does not fit the model.
+    """
+    from tamis.stages import load
+
+    at = _work(work, model, why="load_checkpoints")
+    given = str(folders) if isinstance(folders, (str, Path)) else [str(name) for name in folders]
+    faults = load.check({"load": given, "learning_rates": learning_rates, "moments": moments})
+    if faults:
+        raise RecipeError(faults)
+    take: Take = "none" if moments == "none" else "auto"
+    found = load.folders_of(given)
+    return Trained(load.load_checkpoints(found, at, learning_rates=learning_rates, moments=take))
 
 
 def evaluate(

@@ -207,7 +207,9 @@ class Trained:
         facts = self.training.facts
         kept = self.training.checkpoints[-ROWS:]
         rows = [[one.path.name, one.facts.get("step", ""), one.facts.get("loss", "")] for one in kept]
-        title = f"Trained on {facts['rows']:,} rows, {facts['tokens']:,} tokens, in {self.training.seconds:.1f} s"
+        title = f"Trained elsewhere: {len(self.training.checkpoints)} checkpoints"
+        if "rows" in facts:
+            title = f"Trained on {facts['rows']:,} rows, {facts['tokens']:,} tokens, in {self.training.seconds:.1f} s"
         return Card(title, ("checkpoint", "step", "loss"), rows, f"in {self.path}")
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,11 +29,11 @@ def folders_of(value: Any) -> list[Path]:
     found: list[Path] = []
     faults = []
     for name in [value] if isinstance(value, str) else list(value or []):
-        text = str(name)
-        some = [Path(path) for path in glob.glob(text)] if any(sign in text for sign in "*?[") else [Path(text)]
+        path = Path(str(name))
+        some = path.parent.glob(path.name) if any(sign in path.name for sign in "*?[") else [path]
         some = [path for path in some if path.is_dir()]
         if not some:
-            faults.append(f"there is no folder {text!r}")
+            faults.append(f"there is no folder {str(name)!r}")
         found += sorted(some, key=lambda path: ([int(number) for number in re.findall(r"\d+", path.name)], path.name))
     faults += [
         f"{path} holds neither {ADAPTER[0]} nor config.json: give folders such as runs/checkpoint-105"
@@ -85,7 +84,7 @@ def load_checkpoints(
     """Checkpoints of `work.model` from folders of Hugging Face's Trainer, PEFT or FSDP, in the order given.
 
     `learning_rates`: given instead of the log's; see `rates_of`. `moments: none` leaves the optimiser's state alone.
-    Raises TrainError where a folder does not fit the model, its state does not fit it, or nothing tells a learning rate.
+    Raises TrainError where a folder does not fit the model, its state does not fit it, or no learning rate is told.
     """
     base = work.model.resolved(work.machine.device)
     if base.adapter is not None:
