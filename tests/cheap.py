@@ -42,6 +42,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("scorers", "pair-perplexity"): {},
     ("scorers", "perplexity"): {},
     ("selectors", "band"): {"by": "made.score", "low": -1, "high": 1.5, "scale": "value"},
+    ("selectors", "bm25"): {},
     ("selectors", "bottom"): {"by": "made.score"},
     ("selectors", "less"): {},
     ("selectors", "longest"): {},
@@ -194,6 +195,16 @@ def _offsets(name: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]
     return ragged.get("alone") if name == "alone_nll" else None
 
 
+def worded(rows: Sequence[Row], seeds: NDArray[np.int64]) -> list[Row]:
+    """Give rows prompts of words, the same for the same seed."""
+    drawn = [np.random.default_rng(seed) for seed in seeds.tolist()]
+    prompts = [" ".join(rng.choice(tiny.WORDS, rng.integers(4, 20))) for rng in drawn]
+    return [
+        dataclasses.replace(row, messages=tiny.chat(prompt, f"answer {place}"))
+        for place, (row, prompt) in enumerate(zip(rows, prompts, strict=True))
+    ]
+
+
 def numbers_view(
     folder: Path, order: Sequence[int] | None = None, *, twins: bool = False, shard_rows: int = 16
 ) -> PoolView:
@@ -202,7 +213,7 @@ def numbers_view(
     `order` shuffles rows and signals alike.
     """
     count = 48
-    made = synthetic.rows(count)
+    made = worded(synthetic.rows(count), np.arange(count) // 2 if twins else np.arange(count))
     lengths, influence = synthetic.lengths(count), synthetic.influence(count)
     lengths["response_tokens"] = np.random.default_rng(1).permutation(count).astype(np.int32) + 1
     pooled = np.random.default_rng(5).normal(size=(count, 4)).astype(np.float32)
@@ -215,7 +226,7 @@ def numbers_view(
     rows = made if twins else [made[place] for place in source]
     target = synthetic.view(
         folder / "target",
-        synthetic.rows(5, seed=1),
+        worded(synthetic.rows(5, seed=1), np.arange(5) + 1000),
         {"tokens": {"pooled": np.random.default_rng(6).normal(size=(5, 4)).astype(np.float32)}},
     )
     columns = {"made.score@tiny": synthetic.column(scores[source])}

@@ -29,6 +29,7 @@ SCORERS = {
 }
 SELECTORS = {
     "band": "tamis.selectors.ranking:Band",
+    "bm25": "tamis.selectors.bm25:Bm25",
     "bottom": "tamis.selectors.ranking:Bottom",
     "less": "tamis.selectors.less:Less",
     "longest": "tamis.selectors.baselines:Longest",
