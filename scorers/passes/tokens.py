@@ -41,6 +41,7 @@ class Tokens:
     loss: Loss = "response"
     pooled: bool = False
     revision: ClassVar[int] = 1
+    unaligned: ClassVar[tuple[str, ...]] = ("nll", "entropy", "turn", "alone_nll")
 
     @property
     def needs(self) -> frozenset[Need]:

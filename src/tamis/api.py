@@ -163,9 +163,8 @@ def select(
 
     `target`: examples of what the model should get better at. `where` filters first; `mix` shares the budget among
     groups. `columns`, `on`: files of ratings, as for `add_columns`. LESS first trains a warm-up on a random 5 %
-    (`warm_up`: settings of `lora`, or what `train` or `load_checkpoints` gave) and measures influence on the rows of
-    `only` alone, where that is given: an earlier selection, or its file. Raises RecipeError where a setting is wrong or
-    something needed is not given.
+    (`warm_up`: settings of `lora`); with `only` (an earlier selection, or its file) influence is measured on those rows
+    alone, and no other row is picked. Raises RecipeError where a setting is wrong or something needed is not given.
     """
     built = build("selectors", selector, {**(settings or {}), **more})
     if only is not None and not any(need.name == "influence" for need in built.needs):

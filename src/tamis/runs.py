@@ -17,6 +17,7 @@ from tamis.mapping import pool_map
 from tamis.pool import MANIFEST
 from tamis.recipe import Recipe
 from tamis.stages.conduct import Conductor
+from tamis.stages.measure import Signal
 from tamis.stages.select import Selection
 from tamis.stages.train import Training
 from tamis.store import write_json, write_text
@@ -208,8 +209,15 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
         else None,
         "seeds": {stage.name: stage.settings["seed"] for stage in recipe.stages if "seed" in stage.settings},
         "funnel": _funnel(whole, chosen),
+        "approximations": _approximations(conductor),
         "warnings": [],
     }
+
+
+def _approximations(conductor: Conductor) -> list[str]:
+    """What of the signals that stages measured is not exact, one sentence each, behind the stage's name."""
+    signals = {name: left for name, left in conductor.outcomes.items() if isinstance(left, Signal)}
+    return [f"{name}: {sentence}" for name, signal in signals.items() for sentence in signal.caveats]
 
 
 def _peak_memory(workers: int) -> float:

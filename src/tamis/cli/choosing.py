@@ -27,6 +27,9 @@ def select(
     mixer: Annotated[str | None, typer.Option("--mix", help="Mixer over sources: equal, proportional.")] = None,
     columns: Annotated[list[str] | None, COLUMNS] = None,
     on: On = None,
+    only: Annotated[
+        Path | None, typer.Option("--only", help="Measure influence on the rows of this subset alone.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Subset file to write.")] = None,
     model: Model = None,
     max_tokens: MaxTokens = 2048,
@@ -53,6 +56,7 @@ def select(
         columns=columns or (),
         on=on,
         warm_up=warm_up,
+        only=only,
         work=work,
         settings=settings,
     )

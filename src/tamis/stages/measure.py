@@ -17,25 +17,37 @@ from tamis.errors import RecipeError
 from tamis.pool import Pool, Shard
 from tamis.protocols import Pass
 from tamis.stages.workspace import Workspace
-from tamis.store import Store, save_arrays
+from tamis.store import Entry, Store, save_arrays
 from tamis.values import Machine, Need
 from tamis.views import PoolView, ShardSignals
 
 log = logging.getLogger(__name__)
 SIGNAL = "signal"
+FIT = "fit"  # kind in the store, and the name under which a pass reads it
 SHARED = ("lengths", "tokens", "pairs")  # passes that a need alone starts; the others are stages of a recipe
 SAY_SECONDS = 10.0  # a line of progress at most this often
 
 
 @dataclass(frozen=True)
 class Signal:
-    """One signal of a pool: a folder per shard, in order. `made`: shards measured now. `seconds`: of all, ever."""
+    """One signal of a pool: a folder per shard, in order. `made`: shards measured now. `seconds`: of all, ever.
+
+    `approximations`: what of it is not exact, in sentences; those of the signals that were read included. `partial`
+    says which rows were measured where not all were.
+    """
 
     name: str
     folders: tuple[Path, ...]
     made: int
     seconds: float
     identities: tuple[str, ...] = ()
+    approximations: tuple[str, ...] = ()
+    partial: str = ""
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """Everything that one should know who uses it."""
+        return (*self.approximations, *([self.partial] if self.partial else []))
 
 
 @dataclass(frozen=True)
@@ -53,13 +65,13 @@ def identity_of(component: Pass, shard: Shard, read: Mapping[str, str] | None = 
     return digests.of_component(component, {"shard": shard.digest, **({"signals": dict(read)} if read else {})})
 
 
-def read_by(component: Pass, have: Mapping[str, Signal], place: int) -> dict[str, str]:
-    """Identities of the signals of shard `place` that a pass says it needs; RecipeError where one is missing."""
+def signals_read(component: Pass, have: Mapping[str, Signal]) -> dict[str, Signal]:
+    """The signals of the pool that a pass says it needs, by name; RecipeError where one is missing."""
     needed = sorted(need.name for need in component.needs if need.kind == "signal" and need.side == "pool")
     for name in needed:
         if name not in have:
             raise RecipeError(f"{type(component).__name__} reads the signal {name!r}, which no stage before it made")
-    return {name: have[name].identities[place] for name in needed}
+    return {name: have[name] for name in needed}
 
 
 def measure(
@@ -69,33 +81,65 @@ def measure(
 
     `have`: signals that the pass may read; those that it needs are part of its identity.
     """
-    have = have or {}
     started = time.perf_counter()
-    identities = [
-        identity_of(component, shard, read_by(component, have, place)) for place, shard in enumerate(pool.shards)
-    ]
-    machine = dataclasses.replace(work.machine, workers=1) if getattr(component, "in_process", False) else work.machine
-    jobs = [
-        _Job(work.store, component, identity, shard, {key: signal.folders[number] for key, signal in have.items()}, one)
-        for number, (identity, shard) in enumerate(zip(identities, pool.shards, strict=True))
-        if work.store.get(SIGNAL, identity) is None
-        for one in (dataclasses.replace(work.machine, workers=1),)
-    ]
-    if jobs:
-        log.info("pass %s: %d of %d shards to measure", name, len(jobs), len(identities))
+    read = signals_read(component, have or {})
+    approximations = [sentence for signal in read.values() for sentence in signal.approximations]
+    approximations += getattr(component, "approximations", ())
+    ever, partial = 0.0, " ".join(signal.partial for signal in read.values() if signal.partial)
+    if hasattr(component, "fit"):
+        entry = _fit(pool, component, work, read)
+        read[FIT] = Signal(FIT, (entry.path,) * len(pool.shards), 0, 0.0, (entry.digest,) * len(pool.shards))
+        approximations += [entry.facts["approximation"]] if "approximation" in entry.facts else []
+        ever, partial = entry.seconds, ""  # it fills in what was not measured
+    jobs = _jobs(pool, component, work, {**(have or {}), **read}, read)
+    missing = [job for job in jobs if work.store.get(SIGNAL, job.identity) is None]
+    if missing:
+        log.info("pass %s: %d of %d shards to measure", name, len(missing), len(jobs))
     said = started
-    for number, _ in enumerate(map_jobs(_measure_shard, jobs, machine)):
-        work.work.event("shard", signal=name, number=number + 1, of=len(jobs))
+    machine = dataclasses.replace(work.machine, workers=1) if getattr(component, "in_process", False) else work.machine
+    for number, _ in enumerate(map_jobs(_measure_shard, missing, machine)):
+        work.work.event("shard", signal=name, number=number + 1, of=len(missing))
         if time.perf_counter() - said > SAY_SECONDS:
             said = time.perf_counter()
-            log.info("pass %s: %d of %d shards", name, number + 1, len(jobs))
+            log.info("pass %s: %d of %d shards", name, number + 1, len(missing))
     seconds = time.perf_counter() - started
-    entries = [work.store.get(SIGNAL, identity) for identity in identities]
-    found = [entry for entry in entries if entry is not None]
-    ever = sum(entry.seconds for entry in found)
-    work.work.note_pass(name, len(identities), len(jobs), seconds, ever)
-    made = getattr(component, "makes", name)
-    return Signal(made, tuple(entry.path for entry in found), len(jobs), ever, tuple(identities))
+    found = [one for job in jobs if (one := work.store.get(SIGNAL, job.identity)) is not None]
+    ever += sum(one.seconds for one in found)
+    work.work.note_pass(name, len(jobs), len(missing), seconds, ever)
+    return Signal(
+        name=getattr(component, "makes", name),
+        folders=tuple(one.path for one in found),
+        made=len(missing),
+        seconds=ever,
+        identities=tuple(job.identity for job in jobs),
+        approximations=tuple(dict.fromkeys(approximations)),
+        partial=partial,
+    )
+
+
+def _jobs(
+    pool: Pool, component: Pass, work: Workspace, have: Mapping[str, Signal], read: Mapping[str, Signal]
+) -> list[_Job]:
+    """One job a shard. All of `have` may be read, but only what the pass says it needs enters the identity."""
+    on = dataclasses.replace(work.machine, workers=1)
+    jobs = []
+    for place, shard in enumerate(pool.shards):
+        identity = identity_of(component, shard, {key: signal.identities[place] for key, signal in read.items()})
+        folders = {key: signal.folders[place] for key, signal in have.items()}
+        jobs.append(_Job(work.store, component, identity, shard, folders, on))
+    return jobs
+
+
+def _fit(pool: Pool, component: Any, work: Workspace, read: Mapping[str, Signal]) -> Entry:
+    """What a pass learns from the whole pool, before its shards are measured. Shards depend on its content alone."""
+    inputs = {"pool": pool.digest, "signals": {name: signal.identities for name, signal in read.items()}}
+
+    def make(folder: Path) -> dict[str, Any]:
+        arrays, facts = component.fit(view_of(pool, read), work.machine)
+        save_arrays(folder, arrays)
+        return dict(facts)
+
+    return work.store.get_or_make(FIT, digests.of_component(component, inputs), make, about=component)
 
 
 def _measure_shard(job: _Job) -> str:
