@@ -176,7 +176,7 @@ def skeleton(folder: Path, adapter: Path | None = None) -> Any:
 
     try:
         given: Any = PeftConfig.from_pretrained(str(adapter))
-        given.inference_mode = False
+        given.inference_mode, given.base_model_name_or_path = False, None
         with _peft_quiet(), torch.device("meta"):
             return get_peft_model(model, given, autocast_adapter_dtype=False)
     except (ValueError, TypeError, KeyError) as error:

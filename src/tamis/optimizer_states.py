@@ -6,6 +6,7 @@ Both are files of `torch.save`, and are read with `weights_only=True`: tensors a
 from __future__ import annotations
 
 import re
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Moments = dict[str, tuple["torch.Tensor", "torch.Tensor"]]
 FILES = ("optimizer.bin", "optimizer.pt")
 _ELSEWHERE = ("global_step*", "optimizer_*", "rank*-of-*-optimizer.pt")  # DeepSpeed, sharded FSDP, XLA
+_DAMAGE = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError, OSError)  # of a broken pickle
 _WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _DEFAULT = re.compile(r"\.default(?=\.|$)")
 
@@ -107,7 +109,7 @@ def _load(file: Path) -> dict[str, Any]:
                 f"optimiser's state dict holds tensors and numbers: save that"
             )
         saved = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except (UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
+    except (UnpicklingError, struct.error, *_DAMAGE) as error:
         raise TrainError(
             f"{file} cannot be read as an optimiser's state (damaged, or it needs code to be read): "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
