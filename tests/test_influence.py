@@ -14,13 +14,15 @@ import torch
 import torch.nn.functional as functional
 
 from tamis.checkpoints import Checkpoint
+from tamis.directions import Direction
 from tamis.errors import DataError, TrainError
-from tamis.influence import PROFILES, Direction, Formula
+from tamis.formula import PROFILES, Formula
 from tamis.models import ModelRef, open_model
 from tamis.pool import Pool
+from tamis.prepared import prepare
 from tamis.rendering import render_all, render_rows
 from tamis.scorers.gradients import GradientSimilarity, view_names
-from tamis.scorers.passes.influence import Influence, _prepare
+from tamis.scorers.passes.influence import Influence
 from tamis.trainers.full import Full
 from tamis.trainers.lora import Lora
 from tamis.values import Machine, Reason, Row, Seeds
@@ -135,7 +137,7 @@ FORMULAS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", FORMULAS)
 def test_scores_are_the_plain_double_loop(world: World, name: str) -> None:
     found = measure(world, **FORMULAS[name])
-    formula = Influence(checkpoints=world.lora, target=world.target, **FORMULAS[name]).formula
+    formula = Influence(checkpoints=world.lora, target=world.target, **FORMULAS[name]).source.formula
     scores, norms = oracle(world, world.lora, formula)
     np.testing.assert_allclose(found["scores"], scores, rtol=2e-3, atol=2e-5)
     np.testing.assert_allclose(found["norms"], norms, rtol=1e-3)
@@ -181,7 +183,7 @@ def test_scores_do_not_depend_on_the_batch_size(world: World) -> None:
 
 def test_a_second_measurement_is_the_same_to_the_bit(world: World) -> None:
     first = measure(world)
-    _prepare.cache_clear()
+    prepare.cache_clear()
     second = measure(world)
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name])
@@ -190,10 +192,11 @@ def test_a_second_measurement_is_the_same_to_the_bit(world: World) -> None:
 def test_weights_are_the_learning_rates_of_the_epochs(world: World) -> None:
     influence = Influence(checkpoints=world.lora, target=world.target)
     rates = [checkpoint.learning_rate for checkpoint in world.lora]
-    assert influence.weights() == pytest.approx([rate / sum(rates) for rate in rates])
-    assert influence.facts() == {"tasks": ["sums", "talk", "words"], "rows": [3, 2, 2], "weights": influence.weights()}
+    assert influence.source.weights == pytest.approx([rate / sum(rates) for rate in rates])
     single = measure(world, checkpoints=world.lora[:1])["scores"], measure(world, checkpoints=world.lora[1:])["scores"]
-    mixed = sum(weight * scores.astype(np.float64) for weight, scores in zip(influence.weights(), single, strict=True))
+    mixed = sum(
+        weight * scores.astype(np.float64) for weight, scores in zip(influence.source.weights, single, strict=True)
+    )
     np.testing.assert_allclose(measure(world)["scores"], mixed, atol=1e-6)
 
 
@@ -252,15 +255,28 @@ def test_directions_are_one_step_of_torch_adam_and_the_released_formula(tmp_path
     assert float(functional.cosine_similarity(direction(PROFILES["recommended"]), g, dim=0)) < 0.98
 
 
-def test_missing_moments_are_an_error_unless_gradients_are_raw(world: World, tmp_path: Path) -> None:
+def test_without_moments_gradients_are_raw_and_said_to_be_unless_moments_were_asked_for(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     import shutil
 
     folder = tmp_path / "bare"
     shutil.copytree(world.lora[0].path, folder)
     (folder / "moments.safetensors").unlink()
-    with pytest.raises(TrainError, match=r"holds no moments\.safetensors"):
-        measure(world, checkpoints=(Checkpoint(folder),))
-    assert np.isfinite(measure(world, checkpoints=(Checkpoint(folder),), moments="raw")["scores"][0]).all()
+    bare = (Checkpoint(folder), world.lora[1])
+    raw = measure(world, checkpoints=bare, moments="raw")
+    assert not caplog.text
+    fallen = measure(world, checkpoints=bare)
+    for name, array in raw.items():
+        np.testing.assert_array_equal(array, fallen[name])
+    assert "no optimiser moments: gradients are raw" in caplog.text
+    (sentence,) = Influence(checkpoints=bare, target=world.target).approximations
+    assert "gradients are raw" in sentence
+    assert not Influence(checkpoints=world.lora, target=world.target).approximations
+    asked: list[dict[str, Any]] = [{"moments": "less"}, {"moments": "adam"}, {"profile": "less-official"}]
+    for settings in asked:
+        with pytest.raises(TrainError, match=r"holds no moments\.safetensors"):
+            measure(world, checkpoints=bare, **settings)
 
 
 def test_columns_are_the_tasks(world: World, tmp_path: Path) -> None:

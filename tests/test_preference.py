@@ -175,7 +175,7 @@ def test_influence_on_pairs_equals_the_double_loop(world: World, moments: Litera
     shard = world.pool.shards[0]
     found = influence.measure(shard, ShardSignals(shard, {}), ON)
     scores = np.zeros((len(PAIRS), 2))
-    for checkpoint, weight in zip(world.warmup, influence.weights(), strict=True):
+    for checkpoint, weight in zip(world.warmup, influence.source.weights, strict=True):
         model: Any = open_model(checkpoint.model(), "cpu").double()
         model.requires_grad_(True)
         second = {name: pair[1] for name, pair in checkpoint.moments().items()}

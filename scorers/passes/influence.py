@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tamis.checkpoints import Checkpoint
-from tamis.influence import EpsMode, Formula, Loss, Moments, Momentum, Objective, Profile, SubtaskAgg
+from tamis.errors import RecipeError
+from tamis.formula import EpsMode, Moments, Momentum, Profile, Similarity, SubtaskAgg
+from tamis.gradient_source import GradientSource, Use, source_of
+from tamis.layers import ALL
+from tamis.objective import Loss
 from tamis.pool import Pool
-from tamis.values import Machine, Reason
-from tamis.warmup import base_of, examples, formula_of, groups_of, target_vectors, weights_of
+from tamis.prepared import Job, prepare
+from tamis.values import Reason
 
 if TYPE_CHECKING:
-    import torch
+    from numpy.typing import NDArray
 
-    from tamis.influence import Direction, Opened
     from tamis.pool import Shard
-    from tamis.values import Arrays, Need
+    from tamis.values import Arrays, Machine, Need
     from tamis.views import ShardSignals
+
+UNIT = "gradient product"  # of scores that are no cosines
 
 
 @dataclass(frozen=True, kw_only=True)
 class Influence:
-    """Influence of every row on the tasks of a target (LESS), exact, without projection or gradient store.
+    """Influence of every row on the tasks of a target (LESS, TracIn, DataInf), exact, without projection or store.
 
     score(z, k) = Σ_i w_i cos(Γ_i(z), V_ik) over `checkpoints`, w the mean learning rates of their epochs, scaled to sum
-    to 1. `target`: the few-shot rows; `by` groups them into tasks (`source`, or `meta.FIELD`). `profile` fixes the
-    formula (see `tamis.influence.Formula`): `recommended` corrects Adam's bias, drops the momentum that all rows share
-    and takes the mean gradient of a task; `less-official` is the released code to the letter. The other settings
-    override single points of the profile.
+    to 1. `target`: the few-shot rows; `by` groups them into tasks (`source`, or `meta.FIELD`; `row`: every row is a
+    query of its own). `profile` fixes the formula (see `tamis.formula.Formula`): `recommended` corrects Adam's bias,
+    drops the momentum that all rows share and takes the mean gradient of a task; `less-official` is the released code
+    to the letter; `tracin` is TracInCP: inner products of raw gradients, weighted by the learning rates as they are;
+    `datainf` is DataInf: <g, H⁻¹V> at the last checkpoint, H over `curvature_rows` rows of the `pool`, drawn by their
+    keys. So rows appended to the pool change H: under `datainf`, and under it alone, all rows are measured anew. The
+    other settings override single points of the profile.
+
+    Without an optimiser's state in the checkpoints `recommended` takes raw gradients, and says so; `moments: less` and
+    `less-official` insist on it. `layers` that count: `all`, `last 25%` (of the blocks; the backward pass ends there)
+    or a regular expression on names of weights. `use: last`: the last checkpoint alone. Both are approximations.
 
     `loss: dpo` is LESS on preference pairs: the gradients are those of DPO's loss where every checkpoint is its own
     reference, -(`beta` / 2) (∇log π(chosen) - ∇log π(rejected)), in sums over answer tokens; pool and target are pairs.
+
+    `vector_bytes` bounds the memory that the vectors of tasks take up in one worker. Where they take more, tasks are
+    measured in groups, which costs a pass over rows and target for each; the scores are the same.
     """
 
     revision: ClassVar[int] = 1
@@ -47,8 +61,23 @@ class Influence:
     bias_correction: bool | None = None
     momentum: Momentum | None = None
     subtask_agg: SubtaskAgg | None = None
+    similarity: Similarity | None = None
+    layers: str = ALL
+    use: Use | None = None
     loss: Loss = "sft"
     beta: float = 0.1
+    pool: Pool | None = None
+    curvature_rows: int = 256
+    vector_bytes: int = field(default=1 << 31, metadata={"science": False})
+
+    def __post_init__(self) -> None:
+        formula = self.source.asked
+        if formula.curvature == "none":
+            object.__setattr__(self, "pool", None)  # so that a longer pool leaves the identity of other profiles alone
+        elif formula.moments != "raw":
+            raise RecipeError(f"influence: profile {self.profile!r} is defined for `moments: raw` alone")
+        if self.curvature_rows < 1 or self.vector_bytes < 1:
+            raise RecipeError("influence: curvature_rows and vector_bytes must be at least 1")
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -56,103 +85,67 @@ class Influence:
         return frozenset()
 
     @property
-    def formula(self) -> Formula:
-        """The profile with its overrides."""
-        return formula_of(self)
+    def source(self) -> GradientSource:
+        """What is differentiated, where, and by which formula."""
+        return source_of(self)
 
     @property
-    def objective(self) -> Objective:
-        """What is differentiated."""
-        return Objective(self.loss, self.beta)
-
-    def tasks(self) -> list[str]:
-        """Names of the target's tasks, sorted: the columns of `scores`."""
-        return sorted(set(groups_of(self.target, self.by)))
-
-    def facts(self) -> dict[str, Any]:
-        """Say what a report wants to know: task names, their rows, and the weights of the checkpoints."""
-        groups = groups_of(self.target, self.by)
-        tasks = self.tasks()
-        return {"tasks": tasks, "rows": [groups.count(name) for name in tasks], "weights": self.weights()}
-
-    def weights(self) -> list[float]:
-        """Weight of every checkpoint: the mean learning rate of its epoch, scaled to sum to 1."""
-        return weights_of(self.checkpoints)
+    def approximations(self) -> list[str]:
+        """What a reader of the scores must know, in sentences: what is not exact, and moments that are not there."""
+        return self.source.notes()
 
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
         """`scores` (n, tasks) float32, `norms` (n, checkpoints) float32 of Γ, `reason` (n,), `tasks` (JSON as uint8).
 
-        Rows without a label, or with values that are not finite, have NaN scores and a reason. Errors: DataError on a
-        target without a usable row in some task, or checkpoints of different models.
+        Scores that are no cosines have their `unit` (text as uint8) beside them. Rows without a label, or with values
+        that are not finite, have NaN scores and a reason. Errors: DataError on a target without a usable row in some
+        task, or checkpoints of different models; TrainError where moments are asked for that are not there.
         """
         import numpy as np
 
-        from tamis.influence import cosines
+        from tamis.influence import cosines, inner_products
 
-        rows, reason = examples(shard.read(), base_of(self.checkpoints), self.loss)
-        names = self.tasks()
+        source = self.source
+        rows, reason = source.objective.examples(shard.read(), source.base())
+        ready = prepare(self._job(on))
+        names = list(ready.tasks.names)
         scores = np.full((shard.rows, len(names)), np.nan)
-        norms = np.full((shard.rows, len(self.checkpoints)), np.nan)
+        norms = np.full((shard.rows, len(source.used)), np.nan)
         usable = np.flatnonzero(reason == 0)
         if len(usable):
             scores[usable] = 0
             chosen = [rows[place] for place in usable]
-            identity = self._identity()
-            for number, weight in enumerate(self.weights()):
-                ready = _prepare(_Job(identity, number, on.device, self, on))
-                found, norms[usable, number] = cosines(
-                    ready.opened, chosen, ready.direction, ready.vectors, on, self.objective
-                )
-                scores[usable] += weight * found
+            cosine = source.formula.similarity == "cosine"
+            for number, weight in enumerate(source.weights):
+                opened, direction = ready.model(number)
+                for group in ready.groups(number):
+                    found, norm = inner_products(  # the vectors have no name: one group's are gone before the next's
+                        opened, chosen, direction, ready.vectors(number, group), on, source.objective
+                    )
+                    scores[np.ix_(usable, np.array(group))] += weight * (cosines(found, norm) if cosine else found)
+                    norms[usable, number] = norm
         broken = (reason == 0) & ~(np.isfinite(scores).all(1) & np.isfinite(norms).all(1))
         reason[broken] = Reason.NOT_FINITE
         scores[broken] = np.nan
-        return {
+        arrays: dict[str, NDArray[Any]] = {
             "scores": scores.astype(np.float32),
             "norms": norms.astype(np.float32),
             "reason": reason,
             "tasks": np.frombuffer(json.dumps(names).encode(), np.uint8),
         }
+        return arrays if cosine else {**arrays, "unit": np.frombuffer(UNIT.encode(), np.uint8)}
 
-    def _identity(self) -> str:
+    def _job(self, on: Machine) -> Job:
         from tamis import digests
 
-        return digests.of_component(self)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Key of what a process prepares once: a pass (by identity), one of its checkpoints, a device."""
-
-    identity: str
-    number: int
-    device: str
-    influence: Influence = field(compare=False)
-    on: Machine = field(compare=False)
-
-
-@dataclass(frozen=True)
-class _Ready:
-    opened: Opened
-    direction: Direction
-    vectors: dict[str, torch.Tensor]
-
-
-@functools.lru_cache(maxsize=4)
-def _prepare(job: _Job) -> _Ready:
-    """Open a checkpoint and measure the target's vectors on it."""
-    from tamis.influence import Direction, open_checkpoint
-
-    influence = job.influence
-    checkpoint = influence.checkpoints[job.number]
-    opened = open_checkpoint(checkpoint, job.device)
-    vectors = target_vectors(
-        opened,
-        base_of(influence.checkpoints),
-        influence.target,
-        influence.by,
-        influence.formula,
-        influence.objective,
-        job.on,
-    )
-    return _Ready(opened, Direction(influence.formula, checkpoint, job.device), vectors)
+        return Job(
+            identity=digests.of_component(self),
+            device=on.device,
+            source=self.source,
+            target=self.target,
+            by=self.by,
+            vector_bytes=self.vector_bytes,
+            pool=self.pool,
+            curvature_rows=self.curvature_rows,
+            on=on,
+        )
