@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientSimilarity:
-    """Cosine of a row's Adam direction with each target task's gradient, one column a task (LESS)."""
+    """Influence of every row on each target task, one column a task; in LESS the cosine of its Adam direction."""
 
     revision: ClassVar[int] = 1
 
@@ -26,15 +26,16 @@ class GradientSimilarity:
         return frozenset({Need(kind="signal", name="influence")})
 
     def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
-        """One column a task, named after it: cosine in [-1, 1]; NaN where the pass gave a reason."""
+        """One column a task, named after it: a cosine in [-1, 1], or what the pass says; NaN where it gave a reason."""
         import numpy as np
 
         signal = have["influence"]
         reasons = np.asarray(signal["reason"], np.uint8)
         names = view_names(json.loads(bytes(np.asarray(signal["tasks"], np.uint8))))
         scores = np.asarray(signal["scores"], np.float32)
+        unit = bytes(np.asarray(signal["unit"], np.uint8)).decode() if "unit" in signal else "cosine"
         return {
-            name: Column(values=scores[:, number].copy(), unit="cosine", reasons=reasons)
+            name: Column(values=scores[:, number].copy(), unit=unit, reasons=reasons)
             for number, name in enumerate(names)
         }
 

@@ -17,68 +17,21 @@ from tamis.checkpoints import Checkpoint
 from tamis.directions import Direction
 from tamis.errors import DataError, TrainError
 from tamis.formula import PROFILES, Formula
-from tamis.models import ModelRef, open_model
-from tamis.pool import Pool
+from tamis.models import open_model
 from tamis.prepared import prepare
-from tamis.rendering import render_all, render_rows
+from tamis.rendering import render_rows
 from tamis.scorers.gradients import GradientSimilarity, view_names
 from tamis.scorers.passes.influence import Influence
 from tamis.trainers.full import Full
-from tamis.trainers.lora import Lora
-from tamis.values import Machine, Reason, Row, Seeds
+from tamis.values import Machine, Reason, Seeds
 from tamis.views import ShardSignals
-from tiny import chat, make_model, make_pool, make_row, make_rows
-
-ON = Machine(tokens_per_batch=256)
-
-
-@dataclasses.dataclass
-class World:
-    """A base model, warm-up checkpoints of two epochs, a pool and a target."""
-
-    base: ModelRef
-    lora: tuple[Checkpoint, ...]
-    pool: Pool
-    target: Pool
-    rows: list[Row]
-    target_rows: list[Row]
+from tiny import chat, make_pool, make_row, make_rows
+from warmed import Warmed, flat, gradient, measure
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    root = tmp_path_factory.mktemp("influence")
-    base = ModelRef(name=str(make_model(root / "base")), max_tokens=64)
-    rows = make_rows(14, seed=1)
-    rows[3] = make_row(chat("no answer follows"), kind="prompt")
-    rows[8] = make_row(chat("word " * 100, "cut off"))
-    target_rows = make_rows(7, seed=2)
-    trainer = Lora(rank=3, alpha=6, epochs=2, batch_rows=4, keep="every-epoch", learning_rate=5e-3)
-    lora = trainer.train(base, render_rows(make_rows(12, seed=3), base), Seeds(), [], root / "lora", Machine())
-    return World(
-        base, tuple(lora), make_pool(root / "pool", rows), make_pool(root / "target", target_rows), rows, target_rows
-    )
-
-
-def measure(world: World, on: Machine = ON, **settings: Any) -> dict[str, Any]:
-    settings = {"checkpoints": world.lora, "target": world.target, **settings}
-    shard = world.pool.shards[0]
-    return dict(Influence(**settings).measure(shard, ShardSignals(shard, {}), on))
-
-
-def gradient(model: Any, names: list[str], row: Row, ref: ModelRef) -> torch.Tensor:
-    """Oracle: the flat gradient of the mean loss of one row, batch 1, full logits, autograd."""
-    one = render_all([row], ref)[0]
-    ids = torch.tensor(one.ids.astype(np.int64))[None]
-    labels = torch.where(torch.tensor(one.turn >= 0)[None], ids, -100)
-    loss = functional.cross_entropy(model(input_ids=ids).logits[0, :-1], labels[0, 1:], ignore_index=-100)
-    parameters = dict(model.named_parameters())
-    found = torch.autograd.grad(loss, [parameters[name] for name in names])
-    return torch.cat([part.flatten() for part in found])
-
-
-def flat(checkpoint: Checkpoint, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    moments = checkpoint.moments()
-    return tuple(torch.cat([moments[name][k].flatten().double() for name in names]) for k in (0, 1))  # type: ignore[return-value]
+def world(tmp_path_factory: pytest.TempPathFactory) -> Warmed:
+    return Warmed.make(tmp_path_factory.mktemp("influence"))
 
 
 def gamma(g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, step: int, formula: Formula) -> torch.Tensor:
@@ -97,7 +50,7 @@ def gamma(g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, step: int, formula:
     return m / torch.sqrt(v + 1e-8) if formula.eps_mode == "inside" else m / (torch.sqrt(v) + 1e-8)
 
 
-def oracle(world: World, checkpoints: tuple[Checkpoint, ...], formula: Formula) -> tuple[Any, Any]:
+def oracle(world: Warmed, checkpoints: tuple[Checkpoint, ...], formula: Formula) -> tuple[Any, Any]:
     tasks = sorted({row.source for row in world.target_rows})
     rates = [checkpoint.facts["learning_rate"] for checkpoint in checkpoints]
     scores = np.zeros((len(world.rows), len(tasks)))
@@ -135,7 +88,7 @@ FORMULAS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_scores_are_the_plain_double_loop(world: World, name: str) -> None:
+def test_scores_are_the_plain_double_loop(world: Warmed, name: str) -> None:
     found = measure(world, **FORMULAS[name])
     formula = Influence(checkpoints=world.lora, target=world.target, **FORMULAS[name]).source.formula
     scores, norms = oracle(world, world.lora, formula)
@@ -153,7 +106,7 @@ def test_profiles_are_what_they_say() -> None:
     )
 
 
-def test_full_checkpoints_count_their_linear_layers(world: World, tmp_path: Path) -> None:
+def test_full_checkpoints_count_their_linear_layers(world: Warmed, tmp_path: Path) -> None:
     trainer = Full(epochs=1, batch_rows=4, keep="every-epoch", learning_rate=1e-3)
     rows = render_rows(make_rows(8, seed=3), world.base)
     checkpoints = tuple(trainer.train(world.base, rows, Seeds(), [], tmp_path, Machine()))
@@ -168,20 +121,20 @@ def test_full_checkpoints_count_their_linear_layers(world: World, tmp_path: Path
     assert found["scores"][0, place] == pytest.approx(wanted, abs=1e-4)
 
 
-def test_rows_without_labels_have_a_reason_and_never_a_score(world: World) -> None:
+def test_rows_without_labels_have_a_reason_and_never_a_score(world: Warmed) -> None:
     found = measure(world)
     assert found["reason"][3] == Reason.NEEDS_ANSWER and found["reason"][8] == Reason.ALL_MASKED
     missing = np.isnan(found["scores"]).any(1)
     assert np.flatnonzero(missing).tolist() == [3, 8] == np.flatnonzero(found["reason"]).tolist()
 
 
-def test_scores_do_not_depend_on_the_batch_size(world: World) -> None:
+def test_scores_do_not_depend_on_the_batch_size(world: Warmed) -> None:
     one = measure(world, Machine(tokens_per_batch=1))["scores"]
     many = measure(world, Machine(tokens_per_batch=4096))["scores"]
     assert np.nanmax(np.abs(one - many)) <= 1e-4 * np.nanstd(one)
 
 
-def test_a_second_measurement_is_the_same_to_the_bit(world: World) -> None:
+def test_a_second_measurement_is_the_same_to_the_bit(world: Warmed) -> None:
     first = measure(world)
     prepare.cache_clear()
     second = measure(world)
@@ -189,7 +142,7 @@ def test_a_second_measurement_is_the_same_to_the_bit(world: World) -> None:
         np.testing.assert_array_equal(array, second[name])
 
 
-def test_weights_are_the_learning_rates_of_the_epochs(world: World) -> None:
+def test_weights_are_the_learning_rates_of_the_epochs(world: Warmed) -> None:
     influence = Influence(checkpoints=world.lora, target=world.target)
     rates = [checkpoint.learning_rate for checkpoint in world.lora]
     assert influence.source.weights == pytest.approx([rate / sum(rates) for rate in rates])
@@ -201,7 +154,7 @@ def test_weights_are_the_learning_rates_of_the_epochs(world: World) -> None:
 
 
 def test_target_rows_without_labels_are_left_out_and_a_task_without_rows_is_an_error(
-    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    world: Warmed, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = make_row(chat("word " * 100, "cut off"), source="sums")
     target = make_pool(tmp_path / "a", [*world.target_rows, broken])
@@ -256,7 +209,7 @@ def test_directions_are_one_step_of_torch_adam_and_the_released_formula(tmp_path
 
 
 def test_without_moments_gradients_are_raw_and_said_to_be_unless_moments_were_asked_for(
-    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    world: Warmed, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import shutil
 
@@ -279,7 +232,7 @@ def test_without_moments_gradients_are_raw_and_said_to_be_unless_moments_were_as
             measure(world, checkpoints=bare, **settings)
 
 
-def test_columns_are_the_tasks(world: World, tmp_path: Path) -> None:
+def test_columns_are_the_tasks(world: Warmed, tmp_path: Path) -> None:
     from tamis.store import save_arrays
 
     found = measure(world)
