@@ -133,7 +133,7 @@ def test_a_recipe_ranks_only_what_the_first_selection_left(world: small.World, t
     assert sum(row["verdict"] == "selected" for row in ledger) == 3
     assert sum(row["reason"] == "not ranked: not measured" for row in ledger) == 48
     manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
-    assert any("influence was measured on 16 of 66 rows" in text for text in manifest["approximations"])
+    assert any("influence was measured on 16 of 66 rows" in text for text in manifest["notes"])
 
 
 def test_python_measures_influence_on_an_earlier_selection(world: small.World, tmp_path: Path) -> None:

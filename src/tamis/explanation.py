@@ -37,20 +37,20 @@ def explain(run: Path, row: str) -> dict[str, Any]:
         for key, value in (values or [{}])[0].items()
         if key != "key"
     }
-    facts["approximations"] = _approximations(run)
+    facts["notes"] = _notes(run)
     facts["messages"], facts["excerpt"] = _text(run, facts["key"])
     return facts
 
 
-def _approximations(run: Path) -> list[str]:
-    """What the run says of its signals that are not exact; nothing where its manifest does not say."""
+def _notes(run: Path) -> list[str]:
+    """What the run says of its signals: approximations and fallbacks."""
     import json
 
     try:
         manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     except OSError:
         return []
-    return [str(sentence) for sentence in manifest.get("approximations", ())]
+    return [str(sentence) for sentence in manifest.get("notes", ())]
 
 
 def _text(run: Path, key: str) -> tuple[list[dict[str, Any]], str]:

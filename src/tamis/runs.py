@@ -209,13 +209,13 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
         else None,
         "seeds": {stage.name: stage.settings["seed"] for stage in recipe.stages if "seed" in stage.settings},
         "funnel": _funnel(whole, chosen),
-        "approximations": _approximations(conductor),
+        "notes": _notes(conductor),
         "warnings": [],
     }
 
 
-def _approximations(conductor: Conductor) -> list[str]:
-    """What of the signals that stages measured is not exact, one sentence each, behind the stage's name."""
+def _notes(conductor: Conductor) -> list[str]:
+    """What a reader must know of the signals that stages measured, one sentence each, behind the stage's name."""
     signals = {name: left for name, left in conductor.outcomes.items() if isinstance(left, Signal)}
     return [f"{name}: {sentence}" for name, signal in signals.items() for sentence in signal.caveats]
 

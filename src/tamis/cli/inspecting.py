@@ -109,7 +109,7 @@ def explain(
     found = look(latest(workspace / "runs", run), row)
     lines = [f"{found['key']}  {found['file']}:{found['position']}  {found['source']}", "", _verdict(found), ""]
     lines += [f"  {name:<40} {value}" for name, value in found["columns"].items()]
-    lines += [f"  not exact: {sentence}" for sentence in found["approximations"]]
+    lines += [f"  note: {sentence}" for sentence in found["notes"]]
     for message in found["messages"]:
         lines += ["", f"[{message['role']}]", str(message.get("content") or message.get("tool_calls") or "")]
     if found["excerpt"]:

@@ -32,8 +32,8 @@ SAY_SECONDS = 10.0  # a line of progress at most this often
 class Signal:
     """One signal of a pool: a folder per shard, in order. `made`: shards measured now. `seconds`: of all, ever.
 
-    `approximations`: what of it is not exact, in sentences; those of the signals that were read included. `partial`
-    says which rows were measured where not all were.
+    `notes`: what its reader must know, in sentences; those of the signals that were read included. `partial` says which
+    rows were measured where not all were.
     """
 
     name: str
@@ -41,13 +41,13 @@ class Signal:
     made: int
     seconds: float
     identities: tuple[str, ...] = ()
-    approximations: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     partial: str = ""
 
     @property
     def caveats(self) -> tuple[str, ...]:
         """Everything that one should know who uses it."""
-        return (*self.approximations, *([self.partial] if self.partial else []))
+        return (*self.notes, *([self.partial] if self.partial else []))
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ def measure(
     """
     started = time.perf_counter()
     read = signals_read(component, have or {})
-    approximations = [sentence for signal in read.values() for sentence in signal.approximations]
-    approximations += getattr(component, "approximations", ())
+    notes = [sentence for signal in read.values() for sentence in signal.notes]
+    notes += component.notes() if hasattr(component, "notes") else []
     ever, partial = 0.0, " ".join(signal.partial for signal in read.values() if signal.partial)
     if hasattr(component, "fit"):
         entry = _fit(pool, component, work, read)
         read[FIT] = Signal(FIT, (entry.path,) * len(pool.shards), 0, 0.0, (entry.digest,) * len(pool.shards))
-        approximations += [entry.facts["approximation"]] if "approximation" in entry.facts else []
+        notes += [entry.facts["note"]] if "note" in entry.facts else []
         ever, partial = entry.seconds, ""  # it fills in what was not measured
     jobs = _jobs(pool, component, work, {**(have or {}), **read}, read)
     missing = [job for job in jobs if work.store.get(SIGNAL, job.identity) is None]
@@ -112,7 +112,7 @@ def measure(
         made=len(missing),
         seconds=ever,
         identities=tuple(job.identity for job in jobs),
-        approximations=tuple(dict.fromkeys(approximations)),
+        notes=tuple(dict.fromkeys(notes)),
         partial=partial,
     )
 

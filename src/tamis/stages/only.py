@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHARD = "shard"
-NOT_BY_ROW = ("tasks",)  # names of tasks as JSON bytes, the same in every shard
+NOT_BY_ROW = ("tasks", "unit", "contents")  # text or JSON as bytes, the same in every shard
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def measure_only(
         made=found.made,
         seconds=found.seconds,
         identities=tuple(entry.path.name for entry in laid),
-        approximations=found.approximations,
-        partial=f"{found.name} was measured on {rows}; the others are not ranked by it",
+        notes=found.notes,
+        partial=f"approximation: {found.name} was measured on {rows}; the others are not ranked by it",
     )
 
 
