@@ -50,7 +50,7 @@ TARGETS = {"gsm8k": "gsm8k_test", "mbpp": "mbpp_test_500", "aqua": "aqua_test"}
 TUNED_ON = ("gsm8k", "mbpp")  # AQuA has no rows left for choosing a learning rate
 FEW, EVALUATED, TUNED, SEED = 16, 300, 100, 5
 SHARES = (0.05, 0.10)
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3)
 TRAINING = {"epochs": 1, "rank": 32, "alpha": 64, "batch_rows": 8}
 METHODS = ("less", "rds-plus", "bm25")  # one subset a target; the other arms know no target
 POOLED = Need(kind="signal", name="tokens", settings=(("loss", "none"), ("pooled", True)))
