@@ -84,6 +84,18 @@ def test_a_command_that_fails_or_leaves_no_checkpoint_gets_a_clear_error(
     assert not list(Store(tmp_path).entries("training"))
 
 
+def test_every_checkpoint_is_kept_with_the_moments_that_are_there(
+    base: ModelRef, pool: Pool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = train_one(job(base, pool, tmp_path, "nudge", keep="every-epoch", learning_rate=None))
+    assert [(one.path.name, one.step) for one in made.checkpoints] == [("epoch-1", 1), ("epoch-2", 2)]
+    assert "without Adam's moments" in caplog.text, "the script leaves a broken state"
+    made = train_one(job(base, pool, tmp_path, "train", checkpoint="{out}"))
+    moments = made.checkpoints[0].moments()
+    assert made.checkpoints[0].facts["optimizer"] == "optimizer.pt" and made.checkpoints[0].step == 2
+    assert len(moments) == 12 and all(float(second.abs().max()) > 0 for _, second in moments.values())
+
+
 def test_a_failed_command_finds_what_it_left(base: ModelRef, pool: Pool, tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="out of luck"):
         train_one(job(base, pool, tmp_path, "fail"))
