@@ -34,6 +34,9 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("passes", "tokens"): {"model": "{model}", "loss": "all", "pooled": True},
     ("passes", "influence"): {"checkpoints": "{checkpoints}", "target": "{target}"},
     ("passes", "pairs"): {"model": "{model}"},
+    ("passes", "landmarks"): {},
+    ("passes", "gradients"): {"checkpoints": "{checkpoints}", "dim": 64},
+    ("passes", "gradient-query"): {"checkpoints": "{checkpoints}", "target": "{target}"},
     ("scorers", "entropy"): {},
     ("scorers", "gradient-similarity"): {},
     ("scorers", "ifd"): {},
@@ -44,11 +47,14 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "band"): {"by": "made.score", "low": -1, "high": 1.5, "scale": "value"},
     ("selectors", "bm25"): {},
     ("selectors", "bottom"): {"by": "made.score"},
+    ("selectors", "knn-uniform"): {"alpha": 0.5},
     ("selectors", "less"): {},
     ("selectors", "longest"): {},
     ("selectors", "random"): {"seed": 3},
     ("selectors", "rds-plus"): {},
     ("selectors", "top"): {"by": "made.score"},
+    ("selectors", "tsds"): {"by": "rds", "alpha": 0.5},
+    ("selectors", "uot"): {},
     ("mixers", "equal"): {},
     ("mixers", "proportional"): {},
     ("trainers", "command"): {"command": NUDGE, "checkpoint": "{out}/checkpoint-*"},
@@ -155,9 +161,28 @@ class World:
         return trained
 
     def measure(self, name: str, pool: Pool, on: Machine = ON) -> list[Mapping[str, NDArray[Any]]]:
-        """Arrays of a pass, shard by shard."""
+        """Arrays of a pass, shard by shard; the signals of other passes that it reads are measured first."""
         component = self.component("passes", name)
-        return [component.measure(shard, ShardSignals(shard, {}), on) for shard in pool.shards]
+        read = {need.name: self.written(need.name, pool) for need in component.needs if need.side == "pool"}
+        if hasattr(component, "fit"):
+            fitted = self.folder / "fitted" / name / pool.digest
+            fitted.mkdir(parents=True, exist_ok=True)
+            store.save_arrays(fitted, component.fit(PoolView(pool, read), on)[0])
+            read["fit"] = [fitted] * len(pool.shards)
+        have = [{key: folders[number] for key, folders in read.items()} for number in range(len(pool.shards))]
+        return [
+            component.measure(shard, ShardSignals(shard, one), on) for shard, one in zip(pool.shards, have, strict=True)
+        ]
+
+    def written(self, name: str, pool: Pool) -> list[Path]:
+        """Folders of a pass over a pool, shard by shard, measured once."""
+        root = self.folder / "written" / name / pool.digest
+        folders = [root / str(number) for number in range(len(pool.shards))]
+        if not root.exists():
+            for folder, arrays in zip(folders, self.measure(name, pool), strict=True):
+                folder.mkdir(parents=True)
+                store.save_arrays(folder, arrays)
+        return folders
 
     def signals(self, pool: Pool, folder: Path) -> dict[str, list[Path]]:
         """Every signal of a pool, written as the store writes it."""
@@ -172,7 +197,7 @@ class World:
 
 
 def rowwise(arrays: Mapping[str, NDArray[Any]], rows: int) -> dict[str, list[Any]]:
-    """Arrays as one entry per row; arrays that are not by row (names of tasks) as they are."""
+    """Arrays as one entry per row; arrays that are not by row (names of tasks, what a store holds) left out."""
     done: dict[str, list[Any]] = {}
     for name, array in arrays.items():
         offsets = _offsets(name, arrays)
@@ -180,7 +205,7 @@ def rowwise(arrays: Mapping[str, NDArray[Any]], rows: int) -> dict[str, list[Any
             continue
         if offsets is not None:
             done[name] = [array[offsets[i] : offsets[i + 1]] for i in range(rows)]
-        elif len(array) == rows and name != "tasks":
+        elif len(array) == rows and name not in ("tasks", "contents"):
             done[name] = list(array)
     return done
 

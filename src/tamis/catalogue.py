@@ -13,10 +13,13 @@ from typing import Any
 from tamis.errors import RecipeError
 
 PASSES = {
+    "landmarks": "tamis.scorers.passes.landmarks:Landmarks",
     "lengths": "tamis.scorers.passes.lengths:Lengths",
     "tokens": "tamis.scorers.passes.tokens:Tokens",
     "influence": "tamis.scorers.passes.influence:Influence",
     "pairs": "tamis.scorers.passes.pairs:Pairs",
+    "gradients": "tamis.scorers.passes.gradients:Gradients",
+    "gradient-query": "tamis.scorers.passes.gradient_query:GradientQuery",
 }
 SCORERS = {
     "entropy": "tamis.scorers.uncertainty:Entropy",
@@ -31,11 +34,14 @@ SELECTORS = {
     "band": "tamis.selectors.ranking:Band",
     "bm25": "tamis.selectors.bm25:Bm25",
     "bottom": "tamis.selectors.ranking:Bottom",
+    "knn-uniform": "tamis.selectors.neighbours:KnnUniform",
     "less": "tamis.selectors.less:Less",
     "longest": "tamis.selectors.baselines:Longest",
     "random": "tamis.selectors.baselines:Random",
     "rds-plus": "tamis.selectors.rds:RdsPlus",
     "top": "tamis.selectors.ranking:Top",
+    "tsds": "tamis.selectors.neighbours:Tsds",
+    "uot": "tamis.selectors.transport:Uot",
 }
 MIXERS = {
     "equal": "tamis.selectors.mixing:Equal",

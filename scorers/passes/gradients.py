@@ -1,0 +1,184 @@
+"""The gradient store: projected gradients of every row, measured once, for any number of targets."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tamis.checkpoints import Checkpoint
+from tamis.encodings import Encoding
+from tamis.errors import RecipeError
+from tamis.formula import EpsMode, Moments, Momentum, Profile
+from tamis.gradient_source import GradientSource, Use, source_of
+from tamis.gradient_store import Contents
+from tamis.layers import ALL
+from tamis.objective import Loss
+from tamis.projections import Kind, Projection
+from tamis.values import Reason
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from tamis.directions import Direction
+    from tamis.objective import Example, Opened
+    from tamis.pool import Shard
+    from tamis.projections import Sketch
+    from tamis.values import Arrays, Machine, Need
+    from tamis.views import ShardSignals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradients:
+    """Gradient store of LESS: Γ / ‖Γ‖ of every row on every checkpoint, projected and kept for targets to come.
+
+    A `gradient-query` then scores any target without a pass over the pool; rows appended later are new shards. The
+    formula of Γ is that of `influence` (`profile` and its overrides, `layers`, `use`, `loss`). `projection`: `sjlt`,
+    `rotation`, `srht` or `rademacher` (`tamis.projections`), to `dim` numbers a checkpoint, with `nonzeros` a
+    coordinate for sjlt; the noise of a cosine is about 1 / √dim for each checkpoint, independent between them.
+    `encoding`: `float16`, `int8` or `1-bit` (`tamis.encodings`).
+    """
+
+    revision: ClassVar[int] = 1
+
+    checkpoints: tuple[Checkpoint, ...]
+    profile: Profile = "recommended"
+    moments: Moments | None = None
+    eps_mode: EpsMode | None = None
+    bias_correction: bool | None = None
+    momentum: Momentum | None = None
+    layers: str = ALL
+    use: Use | None = None
+    loss: Loss = "sft"
+    beta: float = 0.1
+    projection: Kind = "sjlt"
+    dim: int = 8192
+    nonzeros: int = 1
+    seed: int = 0
+    encoding: Encoding = "float16"
+
+    def __post_init__(self) -> None:
+        if self.source.asked.curvature != "none":
+            raise RecipeError(f"gradients: profile {self.profile!r} needs its target before the pool; use `influence`")
+        self.projected()
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Nothing but the rows."""
+        return frozenset()
+
+    @property
+    def source(self) -> GradientSource:
+        """What is differentiated, where, and by which formula."""
+        return source_of(self)
+
+    def projected(self) -> Projection:
+        """Return the projection; RecipeError where its settings do not fit."""
+        return Projection(kind=self.projection, dim=self.dim, nonzeros=self.nonzeros, seed=self.seed)
+
+    def row_bytes(self, checkpoints: int) -> int:
+        """Bytes of a row in the store."""
+        from tamis.encodings import row_bytes
+
+        return checkpoints * (row_bytes(self.encoding, self.dim) + 4) + 1
+
+    @property
+    def approximations(self) -> tuple[str, ...]:
+        """What a reader of scores made from this must know, in words."""
+        size = f"{self.dim:,} numbers a checkpoint ({self.projection}), stored as {self.encoding}"
+        return (*self.source.notes(), f"approximation: gradients projected to {size}")
+
+    def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
+        """`features` (n, checkpoints * width), `scales` and `norms` of Γ (n, checkpoints) float32, `reason` (n,).
+
+        A number is a feature times its scale, as `encoding` says. `contents` (JSON as uint8) says what the store was
+        made with. Rows without a label, or with values that are not finite, have a reason, scales of NaN and features
+        of 0. Errors: DataError on checkpoints of different models; TrainError where moments are asked for that are not
+        there.
+        """
+        import numpy as np
+
+        from tamis.encodings import storage, width
+
+        source = self.source
+        rows, reason = source.objective.examples(shard.read(), source.base())
+        usable = np.flatnonzero(reason == 0)
+        count = len(source.used)
+        arrays = {
+            "features": np.zeros((shard.rows, count * width(self.encoding, self.dim)), storage(self.encoding)),
+            "scales": np.full((shard.rows, count), np.nan, np.float32),
+            "norms": np.full((shard.rows, count), np.nan, np.float32),
+            "reason": reason,
+            "contents": Contents.of(source, self.projected(), self.encoding).packed(),
+        }
+        if len(usable):
+            ready = _ready(self._job(on.device))
+            for number in range(count):
+                self._fill(arrays, ready, number, [rows[place] for place in usable], usable, on)
+        broken = (reason == 0) & ~np.isfinite(arrays["norms"]).all(1)
+        reason[broken] = Reason.NOT_FINITE
+        arrays["scales"][broken] = np.nan
+        return arrays
+
+    def _fill(
+        self,
+        arrays: dict[str, NDArray[Any]],
+        ready: _Ready,
+        number: int,
+        rows: list[Example],
+        usable: NDArray[np.int64],
+        on: Machine,
+    ) -> None:
+        """Write one checkpoint's features, scales and norms straight into the arrays of the shard."""
+        from tamis.encodings import encode, width
+        from tamis.gradient_store import project_rows
+
+        opened, direction, sketch = ready.checkpoint(number)
+        size = width(self.encoding, self.dim)
+
+        def put(batch: NDArray[np.int64], unit: torch.Tensor) -> None:
+            places = usable[batch]
+            stored, scales = encode(unit, self.encoding)
+            arrays["features"][places, number * size : (number + 1) * size] = stored
+            arrays["scales"][places, number] = scales
+
+        objective = self.source.objective
+        arrays["norms"][usable, number] = project_rows(opened, rows, direction, sketch, put, on, objective)
+
+    def _job(self, device: str) -> _Job:
+        from tamis import digests
+
+        return _Job(digests.of_component(self), device, self)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Key of what a process prepares once: a pass (by identity) on a device."""
+
+    identity: str
+    device: str
+    component: Gradients = field(compare=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _ready(job: _Job) -> _Ready:
+    return _Ready(job)
+
+
+class _Ready:
+    """Models, directions and projections of the checkpoints, each made when first asked for."""
+
+    def __init__(self, job: _Job) -> None:
+        self.job = job
+        self.kept: dict[int, tuple[Opened, Direction, Sketch]] = {}
+
+    def checkpoint(self, number: int) -> tuple[Opened, Direction, Sketch]:
+        """Of the checkpoint `number` of those used."""
+        if number not in self.kept:
+            source = self.job.component.source
+            opened = source.open(number, self.job.device)
+            sketch = self.job.component.projected().sketch(number, self.job.device)
+            self.kept[number] = (opened, source.direction(number, opened), sketch)
+        return self.kept[number]

@@ -1,0 +1,137 @@
+"""The gradient store: Γ / ‖Γ‖ of every row on every checkpoint, projected and encoded, for targets to come.
+
+Projections are linear, so the product of a projected row with a projected target vector stands for the product of the
+two gradients. What a store was made with travels with it (`Contents`), so that a query cannot read it otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tamis.encodings import Encoding
+from tamis.errors import DataError
+from tamis.formula import Formula
+from tamis.gradient_source import GradientSource
+from tamis.objective import Objective
+from tamis.projections import Projection
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from tamis.checkpoints import Checkpoint
+    from tamis.directions import Direction
+    from tamis.objective import Example, Opened
+    from tamis.projections import Sketch
+    from tamis.values import Machine
+
+Put = Callable[["NDArray[np.int64]", "torch.Tensor"], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a store holds. `checkpoints`: digests of those used, in order; `formula`: the one carried out."""
+
+    checkpoints: tuple[str, ...]
+    formula: Formula
+    objective: Objective
+    layers: str
+    projection: Projection
+    encoding: Encoding
+
+    @classmethod
+    def of(cls, source: GradientSource, projection: Projection, encoding: Encoding) -> Contents:
+        """Describe the store that is made of a source."""
+        return cls(
+            checkpoints=tuple(checkpoint.digest for checkpoint in source.used),
+            formula=source.formula,
+            objective=source.objective,
+            layers=source.layers,
+            projection=projection,
+            encoding=encoding,
+        )
+
+    def packed(self) -> NDArray[np.uint8]:
+        """As an array beside the features: JSON as bytes."""
+        import numpy as np
+
+        return np.frombuffer(json.dumps(dataclasses.asdict(self), sort_keys=True).encode(), np.uint8)
+
+    @classmethod
+    def read(cls, packed: NDArray[np.uint8]) -> Contents:
+        """Back from the array."""
+        about: dict[str, Any] = json.loads(bytes(packed))
+        return cls(
+            checkpoints=tuple(about["checkpoints"]),
+            formula=Formula(**about["formula"]),
+            objective=Objective(**about["objective"]),
+            layers=about["layers"],
+            projection=Projection(**about["projection"]),
+            encoding=about["encoding"],
+        )
+
+    def source(self, checkpoints: Sequence[Checkpoint], **formula: Any) -> GradientSource:
+        """Where a target's gradients come from: the checkpoints of the store, found among those given by their digests.
+
+        `formula`: settings that are the query's own. DataError where a checkpoint of the store is not there.
+        """
+        known = {checkpoint.digest: checkpoint for checkpoint in checkpoints}
+        if missing := [digest for digest in self.checkpoints if digest not in known]:
+            raise DataError(
+                f"the gradients were stored with other checkpoints ({missing[0][:8]} is not among the "
+                f"{len(checkpoints)} given): name the stage that the stage `gradients` names"
+            )
+        return GradientSource(
+            checkpoints=tuple(known[digest] for digest in self.checkpoints),
+            asked=self.formula.but(**formula),
+            objective=self.objective,
+            layers=self.layers,
+        )
+
+
+def project_rows(
+    opened: Opened,
+    rows: Sequence[Example],
+    direction: Direction,
+    sketch: Sketch,
+    put: Put,
+    on: Machine,
+    objective: Objective,
+) -> NDArray[np.float64]:
+    """(n,) norms of Γ, NaN where something is not finite; `put(places, unit)` takes Γ / ‖Γ‖ projected, (b, dim).
+
+    Rows must have a label. One layer's gradients and one batch's projections are all that is ever held.
+    """
+    import torch
+
+    from tamis.influence import sweep, token_lengths, wide
+
+    def one(batch: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        sums = sketch.start(len(batch))
+        squares = torch.zeros(len(batch), dtype=torch.float64, device=opened.device)
+
+        def consume(name: str, gradient: torch.Tensor) -> None:
+            gamma = direction(name, wide(gradient))
+            squares.add_(torch.linalg.vector_norm(gamma, dim=1).double().square_())
+            sketch.add(name, gamma.float(), sums)
+
+        losses = objective.gradients(opened, [rows[place] for place in batch], consume)
+        norms = torch.where(losses.isfinite() & squares.isfinite(), squares.sqrt(), torch.nan)
+        divisor = norms.clamp(min=torch.finfo(torch.float32).tiny)[:, None].float()
+        put(batch, (sketch.finish(sums) / divisor).nan_to_num(0.0, 0.0, 0.0))
+        return norms, norms
+
+    return sweep(token_lengths(rows, objective), on, one)[0]
+
+
+def project_vectors(sketch: Sketch, vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """(K, dim) float32: vectors by layer, (K, p) each, projected."""
+    sums = sketch.start(len(next(iter(vectors.values()))))
+    for name, vector in vectors.items():
+        sketch.add(name, vector.float(), sums)
+    return sketch.finish(sums)

@@ -1,0 +1,217 @@
+"""Law: the gradient store gives the influence of the exact pass up to the projection's noise, for targets to come."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from tamis import objective, store
+from tamis.checkpoints import Checkpoint
+from tamis.encodings import Encoding
+from tamis.errors import DataError, RecipeError
+from tamis.gradient_store import Contents
+from tamis.models import ModelRef
+from tamis.pool import Pool
+from tamis.projections import Kind, Projection
+from tamis.rendering import render_rows
+from tamis.scorers.passes import gradient_query
+from tamis.scorers.passes.gradient_query import GradientQuery
+from tamis.scorers.passes.gradients import Gradients
+from tamis.scorers.passes.influence import Influence
+from tamis.stages.measure import Signal, measure
+from tamis.stages.workspace import Work, Workspace
+from tamis.trainers.lora import Lora
+from tamis.values import Machine, Reason, Row, Seeds
+from tamis.views import ShardSignals
+from tiny import chat, make_model, make_pool, make_row, make_rows
+
+ON = Machine(tokens_per_batch=256)
+DIM = 4096
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclasses.dataclass
+class World:
+    """A base model, warm-up checkpoints of two epochs, rows of a pool, and two targets."""
+
+    base: ModelRef
+    warm_up: tuple[Checkpoint, ...]
+    rows: list[Row]
+    pool: Pool
+    target: Pool
+    later: Pool
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    root = tmp_path_factory.mktemp("store")
+    base = ModelRef(name=str(make_model(root / "base")), max_tokens=64)
+    rows = make_rows(24, seed=1)
+    rows[3] = make_row(chat("no answer follows"), kind="prompt")
+    rows[8] = make_row(chat("word " * 100, "cut off"))
+    trainer = Lora(rank=3, alpha=6, epochs=2, batch_rows=4, keep="every-epoch", learning_rate=5e-3)
+    warm_up = trainer.train(base, render_rows(make_rows(12, seed=3), base), Seeds(), [], root / "lora", Machine())
+    pool = make_pool(root / "pool", rows, shard_rows=24)
+    return World(
+        base,
+        tuple(warm_up),
+        rows,
+        pool,
+        make_pool(root / "target", make_rows(7, seed=2)),
+        make_pool(root / "later", make_rows(5, seed=4)),
+    )
+
+
+def stored(world: World, on: Machine = ON, **settings: Any) -> Arrays:
+    component = Gradients(**{"checkpoints": world.warm_up, "dim": DIM, **settings})
+    shard = world.pool.shards[0]
+    return component.measure(shard, ShardSignals(shard, {}), on)
+
+
+def query(world: World, arrays: Arrays, folder: Path, **settings: Any) -> Arrays:
+    folder.mkdir(exist_ok=True)
+    store.save_arrays(folder, arrays)
+    component = GradientQuery(**{"checkpoints": world.warm_up, "target": world.target, **settings})
+    shard = world.pool.shards[0]
+    return component.measure(shard, ShardSignals(shard, {"gradients": folder}), ON)
+
+
+def exact(world: World, **settings: Any) -> Arrays:
+    shard = world.pool.shards[0]
+    component = Influence(**{"checkpoints": world.warm_up, "target": world.target, **settings})
+    return component.measure(shard, ShardSignals(shard, {}), ON)
+
+
+@pytest.mark.parametrize("kind", ["sjlt", "rotation", "srht", "rademacher"])
+def test_a_query_is_exact_influence_up_to_the_noise_of_the_projection(world: World, kind: Kind, tmp_path: Path) -> None:
+    arrays = stored(world, projection=kind)
+    found, wanted = query(world, arrays, tmp_path), exact(world)
+    assert set(found) == set(wanted) and bytes(found["tasks"]) == bytes(wanted["tasks"])
+    np.testing.assert_array_equal(found["reason"], wanted["reason"])
+    np.testing.assert_allclose(found["norms"], wanted["norms"], rtol=1e-5)
+    good = wanted["reason"] == 0
+    off = (found["scores"] - wanted["scores"])[good]
+    assert np.abs(off).max() < 4.5 / DIM**0.5 and off.std() < 1.2 / DIM**0.5  # less still, for two checkpoints
+    assert np.isnan(found["scores"][~good]).all() and Reason.NEEDS_ANSWER in found["reason"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"profile": "less-official"}, {"profile": "tracin"}, {"use": "last"}])
+def test_settings_travel_with_the_store(world: World, settings: dict[str, Any], tmp_path: Path) -> None:
+    found = query(world, stored(world, dim=16384, projection="rotation", **settings), tmp_path)
+    wanted = exact(world, **settings)
+    assert set(found) == set(wanted) and bytes(found.get("unit", b"")) == bytes(wanted.get("unit", b""))
+    good = wanted["reason"] == 0
+    size = wanted["scores"][good]
+    np.testing.assert_allclose(found["scores"][good], size, atol=0.04 * max(1.0, float(np.abs(size).max())))
+    assert np.corrcoef(found["scores"][good].ravel(), size.ravel())[0, 1] > 0.98
+
+
+def test_features_are_projected_unit_gradients_of_batch_one(world: World) -> None:
+    arrays = stored(world, projection="rademacher", dim=512)
+    source = Gradients(checkpoints=world.warm_up).source
+    for number in range(2):
+        opened = source.open(number, "cpu")
+        direction = source.direction(number, opened)
+        examples, _ = source.objective.examples(world.rows, world.base)
+        for place in (0, 5, 23):
+            parts: dict[str, torch.Tensor] = {}
+
+            def keep(name: str, gradient: torch.Tensor) -> None:
+                parts[name] = direction(name, gradient.flatten(1).clone())  # noqa: B023
+
+            source.objective.gradients(opened, [examples[place]], keep)
+            gamma = torch.cat([parts[name] for name in sorted(parts)], 1)
+            sketch: Any = Projection(kind="rademacher", dim=512).sketch(number, "cpu")
+            matrix = torch.cat([sketch.matrix(name, 0, parts[name].shape[1]) for name in sorted(parts)])
+            wanted = (gamma @ matrix / 512**0.5 / gamma.norm()).numpy()[0]
+            found = arrays["features"][place, number * 512 : (number + 1) * 512] * arrays["scales"][place, number]
+            np.testing.assert_allclose(found, wanted, atol=2e-4)
+            assert arrays["norms"][place, number] == pytest.approx(float(gamma.norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize(("encoding", "slack"), [("float16", 1e-4), ("int8", 3e-3), ("1-bit", 0.06)])
+def test_encodings_keep_the_scores(world: World, encoding: Encoding, slack: float, tmp_path: Path) -> None:
+    arrays = stored(world, encoding=encoding)
+    plain = query(world, stored(world), tmp_path / "plain")
+    found = query(world, arrays, tmp_path / "coded")
+    good = found["reason"] == 0
+    assert np.abs(found["scores"] - plain["scores"])[good].max() < slack
+    items = {"float16": 2 * DIM, "int8": DIM, "1-bit": DIM // 8}[encoding]
+    assert arrays["features"].nbytes == 24 * 2 * items
+
+
+def test_the_store_does_not_depend_on_batches_and_holds_nothing_for_rows_without_a_label(world: World) -> None:
+    one, many = stored(world, Machine(tokens_per_batch=1)), stored(world, Machine(tokens_per_batch=4096))
+    numbers = [arrays["features"].astype(np.float32) * np.repeat(arrays["scales"], DIM, 1) for arrays in (one, many)]
+    good = one["reason"] == 0
+    assert np.abs(numbers[0] - numbers[1])[good].max() < 2e-3 * numbers[0][good].std()
+    assert not one["features"][~good].any() and np.isnan(one["scales"][~good]).all()
+    assert np.flatnonzero(~good).tolist() == [3, 8]
+
+
+def test_a_store_of_other_checkpoints_is_refused(world: World, tmp_path: Path) -> None:
+    arrays = stored(world)
+    with pytest.raises(DataError, match="stored with other checkpoints"):
+        query(world, arrays, tmp_path, checkpoints=world.warm_up[:1])
+    contents = Contents.read(arrays["contents"])
+    assert contents == Contents.of(Gradients(checkpoints=world.warm_up).source, Projection(dim=DIM), "float16")
+    assert json.loads(bytes(arrays["contents"]))["projection"]["dim"] == DIM
+
+
+def test_settings_that_cannot_be_stored_are_refused(world: World) -> None:
+    with pytest.raises(RecipeError, match="needs its target before the pool"):
+        Gradients(checkpoints=world.warm_up, profile="datainf")
+    with pytest.raises(RecipeError, match="no multiple of nonzeros"):
+        Gradients(checkpoints=world.warm_up, nonzeros=3)
+
+
+@pytest.fixture
+def work(world: World, tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path, Machine(), world.base, Work())
+
+
+def test_appended_rows_are_new_shards_and_a_new_target_makes_no_pool_pass(
+    world: World, work: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    plain = objective.Objective.gradients
+
+    def counted(self: Any, opened: Any, examples: Any, consume: Any) -> torch.Tensor:
+        seen.append(len(examples))
+        return plain(self, opened, examples, consume)
+
+    monkeypatch.setattr(objective.Objective, "gradients", counted)
+    component = Gradients(checkpoints=world.warm_up, dim=256)
+
+    def scores(pool: Pool, signal: Signal, target: Pool) -> tuple[int, Signal]:
+        seen.clear()
+        ask = GradientQuery(checkpoints=world.warm_up, target=target)
+        return sum(seen), measure(pool, "gradient-query", ask, work, {"gradients": signal})
+
+    short = make_pool(tmp_path / "short", world.rows[:16], shard_rows=8)
+    first = measure(short, "gradients", component, work)
+    assert first.made == 2 and sum(seen) == 2 * 14  # two rows have no label; two checkpoints
+    longer = make_pool(tmp_path / "longer", world.rows, shard_rows=8)
+    assert [shard.digest for shard in longer.shards[:2]] == [shard.digest for shard in short.shards]
+    seen.clear()
+    second = measure(longer, "gradients", component, work)
+    assert second.made == 1 and sum(seen) == 2 * 8 and second.folders[:2] == first.folders
+    for target in (world.target, world.later):
+        seen.clear()
+        gradient_query._queries.cache_clear()
+        ask = GradientQuery(checkpoints=world.warm_up, target=target)
+        asked = measure(longer, "gradient-query", ask, work, {"gradients": second})
+        assert asked.name == "influence" and asked.made == 3
+        assert sum(seen) == 2 * 2 * len(
+            target
+        )  # two checkpoints; norms first, then the vectors: the target's rows alone
+    seen.clear()
+    assert measure(longer, "gradient-query", ask, work, {"gradients": second}).made == 0 and not seen
