@@ -26,6 +26,8 @@ INTRODUCTION = {
     "selectors": "A selector picks rows within a budget: `tamis select POOL --with NAME --set setting=value`.",
     "mixers": "A mixer shares a budget among groups: `tamis mix POOL --with NAME`, or `--mix NAME` of `select`.",
     "trainers": "A trainer fine-tunes a model on a subset: `tamis train SUBSET --with NAME --set setting=value`.",
+    "hooks": "A hook sees the steps of a training, and may choose the rows of each: `hooks: {NAME: {…}}` of a `train` "
+    "stage. The trainers `lora` and `full` let it choose.",
     "evaluators": "An evaluator measures a model on held-out rows: `tamis eval FILES --with NAME`.",
 }
 
@@ -53,7 +55,7 @@ def _kind(kind: str) -> str:
 
 def _made(cls: type[Any]) -> str:
     """What the working method says it returns: columns and units of a scorer, the order of a selector."""
-    for method in ("measure", "score", "select", "share", "evaluate"):
+    for method in ("measure", "score", "select", "share", "evaluate", "choose"):
         if method in vars(cls) and (text := inspect.getdoc(vars(cls)[method])):
             return f"Gives: {_markdown(text)}"
     return ""

@@ -62,6 +62,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("trainers", "lora"): {**TRAINING, "rank": 2, "alpha": 4, "keep": "every-epoch"},
     ("trainers", "trl-dpo"): {**TRAINING, "rank": 2, "alpha": 4},
     ("trainers", "trl-sft"): {**TRAINING, "rank": 2, "alpha": 4},
+    ("hooks", "greats"): {"target": "{target}", "rows": 2},
     ("evaluators", "exact-match"): {"extract": "whole", "max_new_tokens": 3},
     ("evaluators", "held-out-loss"): {},
     ("evaluators", "preference-margin"): {},

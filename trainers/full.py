@@ -34,6 +34,7 @@ class Full:
 
     revision: ClassVar[int] = 1
     takes: ClassVar[Takes] = "tokens"
+    lets_hooks_choose: ClassVar[bool] = True
 
     epochs: int = 4
     learning_rate: float = 2e-5
@@ -81,7 +82,7 @@ class Full:
             accelerator=accelerator,
             save=lambda folder: _save_model(opened, base, folder),
             moments=self.keep == "every-epoch",
-            identity=identity_of(self, base, rows, seeds),
+            identity=identity_of(self, base, rows, seeds, hooks),
             parameters=dict(opened.named_parameters()),
         )
         return fit(run)

@@ -19,6 +19,7 @@ from tamis.errors import TrainError
 from tamis.trainers.keeping import LOG, Progress, load_state, moments_of, save_checkpoint, save_state, trim_log
 from tamis.trainers.objective import Examples, weighted_nll
 from tamis.trainers.schedule import Optimisation, epoch_order, learning_rates
+from tamis.training import Candidates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,12 +103,15 @@ def fit(run: Run) -> list[Checkpoint]:
     devices = [run.device] if run.device.type == "cuda" else []
     run.model.train()
     with torch.random.fork_rng(devices=devices):
+        memories: list[dict[str, Any]] = [{} for _ in run.hooks]
         for step in range(progress.step, len(rates)):
-            _advance(run, optimizer, float(rates[step]), progress)
+            _advance(run, optimizer, float(rates[step]), progress, memories)
             ends = progress.step % run.steps_per_epoch == 0
             if ends:
                 _end_epoch(run, optimizer, progress)
             due = ends or progress.step % settings.save_steps == 0
+            if due:  # also where nothing is saved: a run that goes on from here has nothing to remember
+                memories = [{} for _ in run.hooks]
             if main and due and progress.step < len(rates):
                 save_state(resume, progress, run.identity, run.parameters, optimizer)
     run.model.eval()
@@ -123,14 +127,15 @@ def _names(settings: Optimisation) -> list[str]:
     return [f"epoch-{number + 1}" for number in range(settings.epochs)]
 
 
-def _advance(run: Run, optimizer: Any, rate: float, progress: Progress) -> None:
+def _advance(run: Run, optimizer: Any, rate: float, progress: Progress, memories: Sequence[dict[str, Any]]) -> None:
     """One optimiser step; adds to `progress`, writes a line of the log and calls the hooks."""
     import torch
 
     epoch, number = divmod(progress.step, run.steps_per_epoch)
     order = epoch_order(len(run.examples), run.seeds.order, epoch)
     size = run.optimisation.batch_rows
-    chosen = order[number * size : (number + 1) * size]
+    batch = order[number * size : (number + 1) * size]
+    chosen = _choose(run, batch, rate, progress.step, memories)
     weight, labels = run.examples.totals(chosen)
     loss = _backward(run, chosen, weight, progress.step)
     bound = run.optimisation.max_grad_norm
@@ -150,12 +155,51 @@ def _advance(run: Run, optimizer: Any, rate: float, progress: Progress) -> None:
     progress.rate += rate
     progress.trained_tokens += labels
     progress.tokens += int(run.examples.lengths(chosen).sum())
-    log = {"step": progress.step, "epoch": epoch + 1, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
+    log: dict[str, Any] = {
+        "step": progress.step,
+        "epoch": epoch + 1,
+        "loss": loss,
+        "learning_rate": rate,
+        "gradient_norm": norm,
+    }
+    if chosen is not batch:
+        log["kept"] = run.examples.places[chosen].tolist()
     if run.accelerator.is_main_process:
         with (run.out / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(log) + "\n")
     for hook in run.hooks:
         hook.after_step(progress.step, log)
+
+
+def _choose(
+    run: Run, batch: NDArray[np.int64], rate: float, step: int, memories: Sequence[dict[str, Any]]
+) -> NDArray[np.int64]:
+    """What the hooks that choose keep of a batch, in its order; the batch itself where there are none."""
+    import numpy as np
+
+    from tamis.protocols import Chooser
+
+    for hook, memory in zip(run.hooks, memories, strict=True):
+        if not isinstance(hook, Chooser):
+            continue
+        if run.accelerator.num_processes > 1:
+            raise TrainError(f"{type(hook).__name__} chooses rows in one process only: train without `processes`")
+        candidates = Candidates(
+            step=step,
+            examples=run.examples.examples(batch),
+            numbers=run.examples.places[batch],
+            learning_rate=rate,
+            model=run.model,
+            kind=run.kind,
+            base=run.base,
+            on=run.on,
+            memory=memory,
+        )
+        kept = np.unique(np.asarray(hook.choose(candidates), np.int64))
+        if not len(kept) or kept[0] < 0 or kept[-1] >= len(batch):
+            raise TrainError(f"{type(hook).__name__} kept {kept.tolist()} of {len(batch)} rows in step {step + 1}")
+        batch = batch[kept]
+    return batch
 
 
 def _backward(run: Run, chosen: NDArray[np.int64], weight: float, step: int) -> float:
@@ -223,8 +267,14 @@ def _facts(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
     }
 
 
-def identity_of(trainer: Any, model: ModelRef, rows: TrainingRows, seeds: Seeds) -> str:
-    """Digest of what must be equal for a run to go on from a saved state."""
+def identity_of(trainer: Any, model: ModelRef, rows: TrainingRows, seeds: Seeds, hooks: Sequence[Hook] = ()) -> str:
+    """Digest of what must be equal for a run to go on from a saved state; hooks that choose rows are components."""
     from tamis import digests
+    from tamis.protocols import Chooser
 
-    return digests.of_component(trainer, {"model": model, "rows": rows, "seeds": asdict(seeds)})
+    choosing = (
+        {"hooks": chosen}
+        if (chosen := [digests.of_component(hook) for hook in hooks if isinstance(hook, Chooser)])
+        else {}
+    )
+    return digests.of_component(trainer, {"model": model, "rows": rows, "seeds": asdict(seeds), **choosing})

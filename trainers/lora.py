@@ -36,6 +36,7 @@ class Lora:
 
     revision: ClassVar[int] = 1
     takes: ClassVar[Takes] = "tokens"
+    lets_hooks_choose: ClassVar[bool] = True
 
     rank: int = 128
     alpha: int = 512
@@ -84,7 +85,7 @@ class Lora:
             accelerator=accelerator,
             save=lambda folder: save_adapter(peft, base.name, folder),
             moments=True,
-            identity=identity_of(self, base, rows, seeds),
+            identity=identity_of(self, base, rows, seeds, hooks),
             parameters={name: value for name, value in peft.named_parameters() if value.requires_grad},
         )
         return fit(run)

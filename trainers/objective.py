@@ -62,6 +62,11 @@ class Examples:
         lengths: NDArray[np.int64] = self.rows.offsets[places + 1] - self.rows.offsets[places]
         return lengths
 
+    def examples(self, chosen: NDArray[np.int64]) -> list[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
+        """(ids, labels) of the chosen rows; a label is a token of positive weight."""
+        spans = [slice(self.rows.offsets[place], self.rows.offsets[place + 1]) for place in self.places[chosen]]
+        return [(self.rows.ids[span], self.weights[span] > 0) for span in spans]
+
     def totals(self, chosen: NDArray[np.int64]) -> tuple[float, int]:
         """Sum of the label weights and number of labels of the chosen rows."""
         import numpy as np

@@ -54,6 +54,9 @@ TRAINERS = {
     "trl-dpo": "tamis.trainers.dpo:TrlDpo",
     "trl-sft": "tamis.trainers.sft:TrlSft",
 }
+HOOKS = {
+    "greats": "tamis.trainers.greats:Greats",
+}
 EVALUATORS = {
     "exact-match": "tamis.evaluators.exact_match:ExactMatch",
     "held-out-loss": "tamis.evaluators.held_out:HeldOutLoss",
@@ -65,6 +68,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "selectors": SELECTORS,
     "mixers": MIXERS,
     "trainers": TRAINERS,
+    "hooks": HOOKS,
     "evaluators": EVALUATORS,
 }
 

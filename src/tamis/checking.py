@@ -129,8 +129,8 @@ def _check_component(
         marked.fault(path, f"expected the name of a component of {kind}, got {name!r}")
         return
     settings = _plain(own)
-    if kind == "passes":
-        settings |= _stand_ins(name)
+    if kind in ("passes", "hooks"):
+        settings |= _stand_ins(kind, name)
     try:
         build(kind, name, settings)
     except RecipeError as error:
@@ -144,15 +144,15 @@ def needs_of_pass(name: str, own: Mapping[str, Any]) -> frozenset[Need]:
     return needs
 
 
-def _stand_ins(name: str) -> dict[str, Any]:
-    """Values for the settings of a pass that only a run can fill (model, checkpoints, target)."""
+def _stand_ins(kind: str, name: str) -> dict[str, Any]:
+    """Values for the settings of a pass or a hook that only a run can fill (model, checkpoints, target)."""
     import dataclasses
 
     from tamis.pool import Pool
 
     given = {"model": ModelRef(name="tamis:tiny-lm"), "checkpoints": (), "target": Pool(()), "pool": Pool(())}
     try:
-        fields = {item.name for item in dataclasses.fields(load("passes", name))}
+        fields = {item.name for item in dataclasses.fields(load(kind, name))}
     except RecipeError:
         return {}
     return {key: value for key, value in given.items() if key in fields}
@@ -179,6 +179,8 @@ def _check_budget(marked: Marked, path: tuple[str, ...], value: Any) -> None:
 
 
 def _check_train(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
+    if "hooks" in stage.settings:
+        _check_hooks(marked, stage)
     on = stage.settings.get("on")
     if isinstance(on, Mapping):
         inner = Stage(stage.name, "select", dict(on), ())
@@ -189,6 +191,23 @@ def _check_train(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
         _check_budget(marked, (stage.name, "on"), on.get("budget"))
     elif on != "@pool":
         _check_reference(marked, stage, "on", stages, "select")
+
+
+def _check_hooks(marked: Marked, stage: Stage) -> None:
+    """Hooks are components; one that chooses rows needs a trainer that hears it, and may need a target."""
+    from tamis.stages.train import not_heard
+
+    hooks = scorer_settings(stage.settings["hooks"])
+    for name, own in hooks.items():
+        _check_component(marked, stage, (stage.name, "hooks"), "hooks", name, own)
+        if "target" in _stand_ins("hooks", name) and "target" not in marked.values:
+            marked.fault((stage.name, "hooks"), f"{name} needs a target; add `target: {{files: [few_shot.jsonl]}}`")
+    try:
+        fault = not_heard(load("trainers", stage.component), hooks)
+    except RecipeError:
+        return  # said already
+    if fault:
+        marked.fault((stage.name, "hooks"), fault)
 
 
 def _check_pass(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:

@@ -13,7 +13,7 @@ from tamis.models import ModelRef
 VERBS = ("train", "load", "pass", "score", "select", "compare", "evaluate", "export")
 # Settings of a stage that belong to the stage, not to its component.
 STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
-    "train": ("train", "on", "seed"),
+    "train": ("train", "on", "seed", "hooks"),
     "load": ("load", "learning_rates", "moments"),
     "pass": ("pass", "target", "checkpoints", "from", "only"),
     "score": ("score", "from"),
@@ -80,6 +80,11 @@ class Recipe:
             return str(own["train"]), {key: value for key, value in own.items() if key != "train"}
         for other in self.stages:
             if other.verb == "train" and other.settings.get("on") == stage.settings["compare"]:
+                if "hooks" in other.settings:
+                    raise RecipeError(
+                        f"{stage.name}: arms are trained without hooks, {other.name} with; give {stage.name} a `train` "
+                        "of its own"
+                    )
                 return other.component, other.own
         raise RecipeError(
             f"{stage.name}: nothing says how the arms are trained; add `train: {{train: lora, …}}`, or a stage that "

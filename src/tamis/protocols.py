@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from tamis.checkpoints import Checkpoint
     from tamis.models import ModelRef
     from tamis.pool import Pool, Shard
-    from tamis.training import Takes
+    from tamis.training import Candidates, Takes
     from tamis.values import Arrays, Budget, Column, Items, Machine, Need, Seeds, Subset
     from tamis.views import PoolView, ShardSignals
 
@@ -80,6 +83,7 @@ class Trainer(Component, Protocol):
     """Fine-tunes a model on a subset."""
 
     takes: ClassVar[Takes]  # which rows it is given; without it, tokens
+    lets_hooks_choose: ClassVar[bool]  # whether a `Chooser` among its hooks is heard; without it, no
 
     def train(
         self, model: ModelRef, rows: Any, seeds: Seeds, hooks: Sequence[Hook], out: Path, on: Machine, /
@@ -92,10 +96,19 @@ class Trainer(Component, Protocol):
 
 
 class Hook(Protocol):
-    """Sees training steps."""
+    """Sees training steps. A hook that is a `Chooser` too decides, before each, which rows it is made on."""
 
     def after_step(self, step: int, log: Mapping[str, Any], /) -> None:
         """Called after every optimiser step with `loss`, `learning_rate`, `epoch` and `gradient_norm`."""
+        ...
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """Selects within the batch. A component of the kind `hooks`; a field named `target` is filled by the run."""
+
+    def choose(self, candidates: Candidates, /) -> NDArray[np.int64]:
+        """Places among the candidates of the rows to be kept, at least one; called before the step's backward pass."""
         ...
 
 

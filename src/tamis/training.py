@@ -1,7 +1,8 @@
-"""What a trainer is given: rows rendered and tokenised, with their labels and weights."""
+"""What a trainer is given: rows rendered and tokenised, with their labels and weights; what its hooks see of a step."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,7 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tamis.models import ModelRef
     from tamis.pool import Pool
+    from tamis.values import Machine
 
 Takes = Literal["tokens", "pairs", "rows"]  # what a trainer is given: TrainingRows, TrainingPairs, TrainingSubset
 
@@ -127,3 +130,27 @@ class TrainingSubset:
 
 
 TrainingInput = TrainingRows | TrainingPairs | TrainingSubset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """The rows of an optimiser step before its backward pass, for a hook that chooses among them.
+
+    `examples`: (ids, labels) of each, labels bool; `numbers` (n,) their places in the training rows. `model` is the one
+    in training, in train mode, its trainable parameters marked: leave it as it is. `step` counts from 0;
+    `learning_rate` is that of the step. `memory` belongs to the hook; it is empty wherever a killed run may go on from,
+    so that what is kept in it from step to step changes nothing.
+    """
+
+    step: int
+    examples: Sequence[tuple[NDArray[np.int32], NDArray[np.bool_]]]
+    numbers: NDArray[np.int64]
+    learning_rate: float
+    model: Any
+    kind: Literal["lora", "full"]
+    base: ModelRef
+    on: Machine
+    memory: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.examples)

@@ -149,6 +149,8 @@ class Conductor:
             seeds=Seeds(adapter=seed, order=seed),
             machine=self.work.machine,
             row_weights=None if weights is None else tuple(float(weight) for weight in weights),
+            hooks=scorer_settings(stage.settings.get("hooks")),
+            target=self.target,
         )
 
     def _pass(self, stage: Stage) -> Signal:

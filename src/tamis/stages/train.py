@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis import digests
-from tamis.catalogue import build
+from tamis.catalogue import build, load
 from tamis.checkpoints import Checkpoint
 from tamis.engine import map_jobs
-from tamis.errors import DataError
+from tamis.errors import DataError, RecipeError
 from tamis.models import ModelRef
 from tamis.pool import Pool
+from tamis.protocols import Chooser
 from tamis.stages.launched import train_in_processes
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, Store, load_arrays, save_arrays
@@ -62,6 +63,8 @@ class TrainingJob:
     seeds: Seeds
     machine: Machine
     row_weights: tuple[float, ...] | None = None
+    hooks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # settings by name; `target` is filled in
+    target: Pool | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class EvaluationJob:
 def train_one(job: TrainingJob) -> Training:
     """Train, or find the finished run; goes on where a killed run stopped."""
     trainer = build("trainers", job.trainer, job.settings)
+    hooks = _hooks(job, trainer)
     identity = digests.of_component(
         trainer,
         {
@@ -89,6 +93,7 @@ def train_one(job: TrainingJob) -> Training:
             "weights": list(job.row_weights) if job.row_weights is not None else None,
             "seeds": job.seeds,
             **_read_by(trainer),
+            **({"hooks": [digests.of_component(hook) for hook in hooks]} if hooks else {}),
         },
     )
 
@@ -100,7 +105,7 @@ def train_one(job: TrainingJob) -> Training:
         if job.machine.processes > 1 and isinstance(rows, TrainingRows):  # the others start processes of their own
             kept = train_in_processes(job.trainer, job.settings, job.model, rows, job.seeds, folder, job.machine)
         else:
-            kept = trainer.train(job.model, rows, job.seeds, (), folder, job.machine)
+            kept = trainer.train(job.model, rows, job.seeds, hooks, folder, job.machine)
         return {
             "checkpoints": [checkpoint.path.relative_to(folder).as_posix() for checkpoint in kept],
             "rows": len(rows),
@@ -111,6 +116,31 @@ def train_one(job: TrainingJob) -> Training:
     entry = job.store.get_or_make(TRAINING, identity, make, about=trainer, resumable=True)
     checkpoints = tuple(Checkpoint(entry.path / name) for name in entry.facts["checkpoints"])
     return Training(checkpoints, entry.facts, entry.seconds, entry.made, entry.digest)
+
+
+def not_heard(trainer: Any, hooks: Mapping[str, Any]) -> str:
+    """What is wrong with giving these hooks to a trainer (a component or its class), or the empty string."""
+    choosing = [name for name in hooks if issubclass(load("hooks", name), Chooser)]
+    if not choosing or getattr(trainer, "lets_hooks_choose", False):
+        return ""
+    return f"{', '.join(choosing)} chooses the rows of a step, which this trainer does not allow: use lora or full"
+
+
+def _hooks(job: TrainingJob, trainer: Any) -> list[Any]:
+    """The hooks of a job; RecipeError where the trainer does not hear one, or a target is missing."""
+    if not job.hooks:
+        return []
+    fault = not_heard(trainer, job.hooks)
+    if not fault and job.machine.processes > 1:
+        fault = f"{', '.join(job.hooks)}: hooks are heard in one process only; train without `processes`"
+    if fault:
+        raise RecipeError(fault)
+    built = []
+    for name, own in job.hooks.items():
+        names = {item.name for item in dataclasses.fields(load("hooks", name))}
+        filled = {"target": job.target} if "target" in names and job.target is not None else {}
+        built.append(build("hooks", name, {**own, **filled}))
+    return built
 
 
 def rows_for(
