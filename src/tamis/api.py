@@ -308,6 +308,8 @@ def train(
     trainer: str = "lora",
     *,
     seed: int = 0,
+    hooks: Mapping[str, Mapping[str, Any]] | None = None,
+    target: Rows | None = None,
     model: Model = None,
     work: Place = None,
     settings: Settings = None,
@@ -316,7 +318,8 @@ def train(
     """Fine-tune a model on a subset (or on every usable row of a pool); a killed run goes on where it stopped.
 
     `model`: by default the one that the subset was chosen with. `seed`: adapter and order. Row weights of the subset
-    are used. Raises RecipeError for unknown settings, DataError for rows that the trainer cannot use.
+    are used. `hooks`: `{"greats": {"keep": "50%"}}`, which reads `target`. Raises RecipeError for unknown settings,
+    DataError for rows that the trainer cannot use.
     """
     from tamis.stages.train import TrainingJob, train_one
 
@@ -332,6 +335,8 @@ def train(
         seeds=Seeds(adapter=seed, order=seed),
         machine=chosen.work.machine,
         row_weights=None if weights is None else tuple(float(weight) for weight in weights),
+        hooks=hooks or {},
+        target=None if target is None else _pool(target, chosen.work),
     )
     return Trained(train_one(job))
 
