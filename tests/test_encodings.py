@@ -13,7 +13,7 @@ from tamis import encodings
 from tamis.encodings import Encoding, blocks, decode, encode, products, row_bytes, storage, width
 from tamis.errors import StoreError
 
-NAMES: tuple[Encoding, ...] = ("float16", "int8", "1-bit")
+NAMES: tuple[Encoding, ...] = ("float16", "int8", "bit")
 
 
 def vectors(rows: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -35,7 +35,7 @@ def test_a_row_takes_the_bytes_that_are_said(encoding: Encoding) -> None:
     assert (
         stored[0].nbytes + scales[0].nbytes
         == row_bytes(encoding, 20)
-        == {"float16": 44, "int8": 24, "1-bit": 7}[encoding]
+        == {"float16": 44, "int8": 24, "bit": 7}[encoding]
     )
 
 
@@ -44,7 +44,7 @@ def test_numbers_come_back_within_half_a_step() -> None:
     largest = x.abs().amax(1, keepdim=True)
     assert ((back(x, "float16") - x).abs() <= largest * 2**-11).all()
     assert ((back(x, "int8") - x).abs() <= largest / 127 * 0.5001).all()
-    assert (back(x, "1-bit").sign() == x.sign()).all()
+    assert (back(x, "bit").sign() == x.sign()).all()
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e-9, 1.0, 1e9])
@@ -56,7 +56,7 @@ def test_rows_are_scaled_before_they_are_cut(encoding: Encoding, factor: float) 
 
 def test_one_bit_keeps_the_product_of_a_row_with_itself() -> None:
     x = vectors(6, 333)
-    torch.testing.assert_close((back(x, "1-bit") * x).sum(1), torch.ones(6), rtol=1e-5, atol=0)
+    torch.testing.assert_close((back(x, "bit") * x).sum(1), torch.ones(6), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("encoding", NAMES)

@@ -137,14 +137,14 @@ def test_features_are_projected_unit_gradients_of_batch_one(world: World) -> Non
             assert arrays["norms"][place, number] == pytest.approx(float(gamma.norm()), rel=1e-4)
 
 
-@pytest.mark.parametrize(("encoding", "slack"), [("float16", 1e-4), ("int8", 3e-3), ("1-bit", 0.06)])
+@pytest.mark.parametrize(("encoding", "slack"), [("float16", 1e-4), ("int8", 3e-3), ("bit", 0.06)])
 def test_encodings_keep_the_scores(world: World, encoding: Encoding, slack: float, tmp_path: Path) -> None:
     arrays = stored(world, encoding=encoding)
     plain = query(world, stored(world), tmp_path / "plain")
     found = query(world, arrays, tmp_path / "coded")
     good = found["reason"] == 0
     assert np.abs(found["scores"] - plain["scores"])[good].max() < slack
-    items = {"float16": 2 * DIM, "int8": DIM, "1-bit": DIM // 8}[encoding]
+    items = {"float16": 2 * DIM, "int8": DIM, "bit": DIM // 8}[encoding]
     assert arrays["features"].nbytes == 24 * 2 * items
 
 

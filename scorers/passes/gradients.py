@@ -38,7 +38,7 @@ class Gradients:
     formula of Γ is that of `influence` (`profile` and its overrides, `layers`, `use`, `loss`). `projection`: `sjlt`,
     `rotation`, `srht` or `rademacher` (`tamis.projections`), to `dim` numbers a checkpoint, with `nonzeros` a
     coordinate for sjlt; the noise of a cosine is about 1 / √dim for each checkpoint, independent between them.
-    `encoding`: `float16`, `int8` or `1-bit` (`tamis.encodings`).
+    `encoding`: `float16`, `int8` or `bit` (`tamis.encodings`).
     """
 
     revision: ClassVar[int] = 1

@@ -1,7 +1,7 @@
 """Encodings of projected gradients, and their products with queries, in blocks that never hold a whole shard.
 
 A row is stored as numbers times one float32 scale: `float16` (2 bytes a number, scaled to a largest value of 1 first),
-`int8` (1 byte, a step of the largest value / 127) or `1-bit` (signs, eight to a byte, as QLESS, arXiv 2502.01703; the
+`int8` (1 byte, a step of the largest value / 127) or `bit` (signs, eight to a byte, as QLESS, arXiv 2502.01703; the
 scale ‖x‖² / ‖x‖₁ keeps the product of a row with itself).
 """
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-Encoding = Literal["float16", "int8", "1-bit"]
+Encoding = Literal["float16", "int8", "bit"]
 BLOCK_NUMBERS = 1 << 20  # decoded at once: small enough for a cache
 
 
 def width(encoding: Encoding, dim: int) -> int:
     """Stored items of a row of `dim` numbers."""
-    return -(-dim // 8) if encoding == "1-bit" else dim
+    return -(-dim // 8) if encoding == "bit" else dim
 
 
 def row_bytes(encoding: Encoding, dim: int) -> int:
@@ -38,7 +38,7 @@ def row_bytes(encoding: Encoding, dim: int) -> int:
 
 def storage(encoding: Encoding) -> str:
     """Type of the stored items, as numpy names it."""
-    return {"float16": "float16", "int8": "int8", "1-bit": "uint8"}[encoding]
+    return {"float16": "float16", "int8": "int8", "bit": "uint8"}[encoding]
 
 
 def encode(vectors: torch.Tensor, encoding: Encoding) -> tuple[NDArray[Any], NDArray[np.float32]]:
@@ -48,7 +48,7 @@ def encode(vectors: torch.Tensor, encoding: Encoding) -> tuple[NDArray[Any], NDA
 
     largest = vectors.abs().amax(1)
     scaled = vectors / largest.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
-    if encoding == "1-bit":
+    if encoding == "bit":
         shares = scaled.square().sum(1) / scaled.abs().sum(1).clamp(min=1)  # the largest is 1, or all are 0
         return np.packbits((vectors > 0).cpu().numpy(), axis=1, bitorder="little"), (largest * shares).cpu().numpy()
     if encoding == "int8":
@@ -61,7 +61,7 @@ def decode(stored: torch.Tensor, encoding: Encoding, into: torch.Tensor) -> torc
     import torch
 
     rows, dim = len(stored), into.shape[1]
-    if encoding != "1-bit":
+    if encoding != "bit":
         return into[:rows].copy_(stored)
     numbers = _octets(str(into.device)).index_select(0, stored.flatten().int()).view(rows, -1)
     return torch.narrow(numbers, 1, 0, dim)
