@@ -223,9 +223,9 @@ def test_without_moments_gradients_are_raw_and_said_to_be_unless_moments_were_as
     for name, array in raw.items():
         np.testing.assert_array_equal(array, fallen[name])
     assert "no optimiser moments: gradients are raw" in caplog.text
-    (sentence,) = Influence(checkpoints=bare, target=world.target).approximations
+    (sentence,) = Influence(checkpoints=bare, target=world.target).notes()
     assert "gradients are raw" in sentence
-    assert not Influence(checkpoints=world.lora, target=world.target).approximations
+    assert not Influence(checkpoints=world.lora, target=world.target).notes()
     asked: list[dict[str, Any]] = [{"moments": "less"}, {"moments": "adam"}, {"profile": "less-official"}]
     for settings in asked:
         with pytest.raises(TrainError, match=r"holds no moments\.safetensors"):

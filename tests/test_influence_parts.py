@@ -113,12 +113,12 @@ def test_full_models_count_chosen_layers_through_adam(world: Warmed, tmp_path: P
 
 
 def test_approximations_are_said(world: Warmed) -> None:
-    sentences = world.influence(layers="last 25%", use="last").approximations
+    sentences = world.influence(layers="last 25%", use="last").notes()
     assert sentences == [
         "approximation: only layers 'last 25%' count",
         "approximation: only the last of 2 checkpoints counts",
     ]
-    assert not world.influence(checkpoints=world.lora[:1], use="last").approximations
+    assert not world.influence(checkpoints=world.lora[:1], use="last").notes()
 
 
 def test_every_row_can_be_a_query_and_those_without_answer_are_left_out(

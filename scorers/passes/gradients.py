@@ -11,7 +11,7 @@ from tamis.encodings import Encoding
 from tamis.errors import RecipeError
 from tamis.formula import EpsMode, Moments, Momentum, Profile
 from tamis.gradient_source import GradientSource, Use, source_of
-from tamis.gradient_store import Contents
+from tamis.gradient_store import Contents, balances_of
 from tamis.layers import ALL
 from tamis.objective import Loss
 from tamis.projections import Kind, Projection
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tamis.directions import Direction
+    from tamis.gradient_store import Balances
     from tamis.objective import Example, Opened
     from tamis.pool import Shard
     from tamis.projections import Sketch
@@ -38,7 +39,8 @@ class Gradients:
     formula of Γ is that of `influence` (`profile` and its overrides, `layers`, `use`, `loss`). `projection`: `sjlt`,
     `rotation`, `srht` or `rademacher` (`tamis.projections`), to `dim` numbers a checkpoint, with `nonzeros` a
     coordinate for sjlt; the noise of a cosine is about 1 / √dim for each checkpoint, independent between them.
-    `encoding`: `float16`, `int8` or `bit` (`tamis.encodings`).
+    `encoding`: `float16`, `int8` or `bit` (`tamis.encodings`). `balanced` spreads preconditioning over both sides of the
+    product before they are projected, which leaves the scores and takes away noise; the released LESS does not.
     """
 
     revision: ClassVar[int] = 1
@@ -58,6 +60,7 @@ class Gradients:
     nonzeros: int = 1
     seed: int = 0
     encoding: Encoding = "float16"
+    balanced: bool = True
 
     def __post_init__(self) -> None:
         if self.source.asked.curvature != "none":
@@ -84,8 +87,7 @@ class Gradients:
 
         return checkpoints * (row_bytes(self.encoding, self.dim) + 4) + 1
 
-    @property
-    def approximations(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         """What a reader of scores made from this must know, in words."""
         size = f"{self.dim:,} numbers a checkpoint ({self.projection}), stored as {self.encoding}"
         return (*self.source.notes(), f"approximation: gradients projected to {size}")
@@ -111,7 +113,7 @@ class Gradients:
             "scales": np.full((shard.rows, count), np.nan, np.float32),
             "norms": np.full((shard.rows, count), np.nan, np.float32),
             "reason": reason,
-            "contents": Contents.of(source, self.projected(), self.encoding).packed(),
+            "contents": Contents.of(source, self.projected(), self.encoding, self.balanced).packed(),
         }
         if len(usable):
             ready = _ready(self._job(on.device))
@@ -135,7 +137,7 @@ class Gradients:
         from tamis.encodings import encode, width
         from tamis.gradient_store import project_rows
 
-        opened, direction, sketch = ready.checkpoint(number)
+        opened, direction, sketch, balances = ready.checkpoint(number)
         size = width(self.encoding, self.dim)
 
         def put(batch: NDArray[np.int64], unit: torch.Tensor) -> None:
@@ -145,7 +147,7 @@ class Gradients:
             arrays["scales"][places, number] = scales
 
         objective = self.source.objective
-        arrays["norms"][usable, number] = project_rows(opened, rows, direction, sketch, put, on, objective)
+        arrays["norms"][usable, number] = project_rows(opened, rows, direction, sketch, put, on, objective, balances)
 
     def _job(self, device: str) -> _Job:
         from tamis import digests
@@ -168,17 +170,18 @@ def _ready(job: _Job) -> _Ready:
 
 
 class _Ready:
-    """Models, directions and projections of the checkpoints, each made when first asked for."""
+    """Models, directions, projections and balances of the checkpoints, each made when first asked for."""
 
     def __init__(self, job: _Job) -> None:
         self.job = job
-        self.kept: dict[int, tuple[Opened, Direction, Sketch]] = {}
+        self.kept: dict[int, tuple[Opened, Direction, Sketch, Balances]] = {}
 
-    def checkpoint(self, number: int) -> tuple[Opened, Direction, Sketch]:
+    def checkpoint(self, number: int) -> tuple[Opened, Direction, Sketch, Balances]:
         """Of the checkpoint `number` of those used."""
         if number not in self.kept:
-            source = self.job.component.source
-            opened = source.open(number, self.job.device)
-            sketch = self.job.component.projected().sketch(number, self.job.device)
-            self.kept[number] = (opened, source.direction(number, opened), sketch)
+            component = self.job.component
+            opened = component.source.open(number, self.job.device)
+            direction = component.source.direction(number, opened)
+            sketch = component.projected().sketch(number, self.job.device)
+            self.kept[number] = (opened, direction, sketch, balances_of(direction, opened, component.balanced))
         return self.kept[number]

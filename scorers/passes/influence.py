@@ -89,8 +89,7 @@ class Influence:
         """What is differentiated, where, and by which formula."""
         return source_of(self)
 
-    @property
-    def approximations(self) -> list[str]:
+    def notes(self) -> list[str]:
         """What a reader of the scores must know, in sentences: what is not exact, and moments that are not there."""
         return self.source.notes()
 
