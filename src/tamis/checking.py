@@ -140,7 +140,7 @@ def _check_component(
 
 def needs_of_pass(name: str, own: Mapping[str, Any]) -> frozenset[Need]:
     """What a pass with these settings needs. RecipeError where they are wrong."""
-    needs: frozenset[Need] = build("passes", name, {**_plain(own), **_stand_ins(name)}).needs
+    needs: frozenset[Need] = build("passes", name, {**_plain(own), **_stand_ins("passes", name)}).needs
     return needs
 
 
