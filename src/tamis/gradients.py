@@ -4,7 +4,8 @@ For y = W x the gradient of one example is `(dL/dy)ᵀ x` summed over its tokens
 batched backward pass: x as the layer's input, dL/dy as it flows through the layer's output. So every tapped layer hands
 over (b, out, in) gradients the moment that the backward pass reaches it, and only one layer's are alive at a time. No
 weight gradient is computed beside them, and the backward pass ends at the first tapped layer. The two matrices of a
-LoRA module are two linear layers: G of B's output holds the scaling alpha / r already.
+LoRA module are two linear layers: G of B's output holds the scaling alpha / r already. Where it can be, such a module
+runs as one (`tamis.one_product`).
 
 Padding is on the right, where causal attention keeps it out of every real token; a token without a label starts no
 gradient. So padding and masked tokens contribute exact zeros.
@@ -54,11 +55,13 @@ def linear_layers(model: Any) -> dict[str, torch.nn.Linear]:
 
 
 @contextmanager
-def tapped(layers: Mapping[str, torch.nn.Linear], consume: Consume) -> Iterator[None]:
+def tapped(model: Any, layers: Mapping[str, torch.nn.Linear], consume: Consume) -> Iterator[None]:
     """Inside, every backward pass calls `consume(name, gradient)` once a layer, gradient (b, out, in) in its dtype.
 
-    The layers must not be used twice in a forward pass, and see (b, t, in) inputs: a ModelError says so.
+    The layers, which are the model's, must not be used twice in a forward pass, and see (b, t, in) inputs: a ModelError
+    says so.
     """
+    from tamis.one_product import one_product_modules
 
     def tap(name: str, layer: torch.nn.Linear) -> Any:
         def forward(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -75,12 +78,18 @@ def tapped(layers: Mapping[str, torch.nn.Linear], consume: Consume) -> Iterator[
 
         return layer.register_forward_hook(forward)
 
-    handles = [tap(name, layer) for name, layer in layers.items()]
+    merged = one_product_modules(model, layers)
+    done = {name for one in merged for name in one.names}
+    handles = [tap(name, layer) for name, layer in layers.items() if name not in done]
+    for one in merged:
+        one.module.forward = one.forward(consume)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for one in merged:
+            del one.module.forward
 
 
 def example_sums(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,13 +101,23 @@ def example_sums(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> tuple[t
     import torch
     import torch.nn.functional as functional
 
+    from tamis.forward import forward_of
+    from tamis.head_loss import head_losses, plain_head
     from tamis.logits import selected_logits
 
     labelled = labels[:, 1:]
     counts = labelled.sum(1)
-    logits = selected_logits(model, ids, functional.pad(labelled, (0, 1)))
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    nll = functional.cross_entropy(wide, ids[:, 1:][labelled], reduction="none")
+    targets = ids[:, 1:][labelled]
+    predicting = functional.pad(labelled, (0, 1))
+    forward = forward_of(model)
+    if plain_head(forward):
+        hidden = forward.decoder(input_ids=ids, use_cache=False)[0]  # padding on the right needs no mask, see above
+        nll = head_losses(forward.head, hidden[predicting], targets)
+    else:
+        logits = selected_logits(model, ids, predicting)
+        nll = functional.cross_entropy(
+            logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="none"
+        )
     rows = torch.repeat_interleave(torch.arange(len(ids), device=ids.device), counts)
     return torch.zeros(len(ids), dtype=nll.dtype, device=ids.device).index_add(0, rows, nll), counts
 
@@ -131,7 +150,10 @@ def per_example(
 
     All parameters must be frozen (`requires_grad_(False)`) and the model in eval mode.
     """
-    with tapped(layers, consume):
+    from tamis.forward import forward_of
+
+    forward_of(model)  # takes the model apart before it is tapped
+    with tapped(model, layers, consume):
         losses = example_losses(model, ids, labels)
         losses.sum().backward()
     return losses.detach()
@@ -146,12 +168,14 @@ def per_pair(
     consume: Consume,
 ) -> torch.Tensor:
     """Like `per_example`, for preference pairs: (b,) `pair_losses` of 2b rows, gradients (b, out, in)."""
+    from tamis.forward import forward_of
 
     def add(name: str, gradient: torch.Tensor) -> None:
         chosen, rejected = gradient.chunk(2)
         consume(name, chosen + rejected)
 
-    with tapped(layers, add):
+    forward_of(model)
+    with tapped(model, layers, add):
         losses = pair_losses(model, ids, labels, beta)
         losses.sum().backward()
     return losses.detach()
