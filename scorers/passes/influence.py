@@ -111,10 +111,10 @@ class Influence:
         scores = np.full((shard.rows, len(names)), np.nan)
         norms = np.full((shard.rows, len(source.used)), np.nan)
         usable = np.flatnonzero(reason == 0)
+        cosine = source.formula.similarity == "cosine"
         if len(usable):
             scores[usable] = 0
             chosen = [rows[place] for place in usable]
-            cosine = source.formula.similarity == "cosine"
             for number, weight in enumerate(source.weights):
                 opened, direction = ready.model(number)
                 for group in ready.groups(number):
