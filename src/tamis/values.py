@@ -32,6 +32,7 @@ class Reason(enum.IntEnum):
     TEMPLATE = 5
     NOT_MEASURED = 6
     TOO_SHORT = 7
+    DUPLICATE = 8
 
     @property
     def text(self) -> str:
@@ -48,6 +49,7 @@ _REASON_TEXT = {
     Reason.TEMPLATE: "the chat template refuses the row",
     Reason.NOT_MEASURED: "not measured",
     Reason.TOO_SHORT: "too short for this measure",
+    Reason.DUPLICATE: "a row before it has the same text",
 }
 
 
