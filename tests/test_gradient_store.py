@@ -115,7 +115,7 @@ def test_settings_travel_with_the_store(world: World, settings: dict[str, Any], 
 
 
 def test_features_are_projected_unit_gradients_of_batch_one(world: World) -> None:
-    arrays = stored(world, projection="rademacher", dim=512)
+    arrays = stored(world, projection="rademacher", dim=512, balanced=False)
     source = Gradients(checkpoints=world.warm_up).source
     for number in range(2):
         opened = source.open(number, "cpu")
@@ -162,7 +162,9 @@ def test_a_store_of_other_checkpoints_is_refused(world: World, tmp_path: Path) -
     with pytest.raises(DataError, match="stored with other checkpoints"):
         query(world, arrays, tmp_path, checkpoints=world.warm_up[:1])
     contents = Contents.read(arrays["contents"])
-    assert contents == Contents.of(Gradients(checkpoints=world.warm_up).source, Projection(dim=DIM), "float16")
+    assert contents == Contents.of(
+        Gradients(checkpoints=world.warm_up).source, Projection(dim=DIM), "float16", balanced=True
+    )
     assert json.loads(bytes(arrays["contents"]))["projection"]["dim"] == DIM
 
 

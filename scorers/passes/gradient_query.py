@@ -104,14 +104,16 @@ def _queries(job: Job, contents: Contents) -> tuple[Tasks, torch.Tensor]:
     """
     import torch
 
-    from tamis.gradient_store import project_vectors
+    from tamis.gradient_store import balances_of, project_vectors
     from tamis.prepared import Prepared
 
     ready = Prepared(job)
     every, dim = len(ready.tasks.names), contents.projection.dim
     queries = torch.zeros(len(job.source.used), every, dim, device=job.device)
     for number in range(len(job.source.used)):
+        opened, direction = ready.model(number)
+        balances = balances_of(direction, opened, contents.balanced)
         sketch = contents.projection.sketch(number, job.device)
         for group in ready.groups(number):
-            queries[number, group.start : group.stop] = project_vectors(sketch, ready.vectors(number, group))
+            queries[number, group.start : group.stop] = project_vectors(sketch, ready.vectors(number, group), balances)
     return ready.tasks, queries

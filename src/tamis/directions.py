@@ -69,3 +69,17 @@ class Direction:
         if momentum is not None:
             gradient += momentum
         return gradient.div_(root)
+
+    def balance(self, name: str) -> torch.Tensor | None:
+        """(p,) c of one layer, for products <cΓ, V / c> = <Γ, V> whose two sides are spread alike; None: 1.
+
+        The square root of the optimiser's denominator: Γ holds gradients divided by √v, V gradients as they are, so
+        cΓ and V / c both hold them divided by the fourth root of v. That is about the c with the least ‖cΓ‖ ‖V / c‖
+        (E V² / E Γ² = c⁴, Cauchy-Schwarz), and so the least noise where both are projected.
+        """
+        if name not in self.constants:
+            return None
+        root = self.constants[name][1].sqrt()
+        if self.formula.eps_mode == "outside":
+            root += self.eps
+        return root.sqrt_()

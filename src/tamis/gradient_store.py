@@ -1,7 +1,9 @@
 """The gradient store: Γ / ‖Γ‖ of every row on every checkpoint, projected and encoded, for targets to come.
 
 Projections are linear, so the product of a projected row with a projected target vector stands for the product of the
-two gradients. What a store was made with travels with it (`Contents`), so that a query cannot read it otherwise.
+two gradients. Its noise is ‖x‖ ‖y‖ / √dim; where Γ is preconditioned, what is projected are cΓ and V / c, with the c
+that makes that least (`Direction.balance`) and leaves the product as it is. What a store was made with travels with it
+(`Contents`), so that a query cannot read it otherwise.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from tamis.values import Machine
 
 Put = Callable[["NDArray[np.int64]", "torch.Tensor"], None]
+Balances = Mapping[str, "torch.Tensor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +46,10 @@ class Contents:
     layers: str
     projection: Projection
     encoding: Encoding
+    balanced: bool
 
     @classmethod
-    def of(cls, source: GradientSource, projection: Projection, encoding: Encoding) -> Contents:
+    def of(cls, source: GradientSource, projection: Projection, encoding: Encoding, balanced: bool) -> Contents:
         """Describe the store that is made of a source."""
         return cls(
             checkpoints=tuple(checkpoint.digest for checkpoint in source.used),
@@ -54,6 +58,7 @@ class Contents:
             layers=source.layers,
             projection=projection,
             encoding=encoding,
+            balanced=balanced,
         )
 
     def packed(self) -> NDArray[np.uint8]:
@@ -73,6 +78,7 @@ class Contents:
             layers=about["layers"],
             projection=Projection(**about["projection"]),
             encoding=about["encoding"],
+            balanced=about["balanced"],
         )
 
     def source(self, checkpoints: Sequence[Checkpoint], **formula: Any) -> GradientSource:
@@ -102,10 +108,12 @@ def project_rows(
     put: Put,
     on: Machine,
     objective: Objective,
+    balances: Balances,
 ) -> NDArray[np.float64]:
-    """(n,) norms of Γ, NaN where something is not finite; `put(places, unit)` takes Γ / ‖Γ‖ projected, (b, dim).
+    """(n,) norms of Γ, NaN where something is not finite; `put(places, unit)` takes cΓ / ‖Γ‖ projected, (b, dim).
 
-    Rows must have a label. One layer's gradients and one batch's projections are all that is ever held.
+    `balances`: c by layer, see `balances_of`. Rows must have a label. One layer's gradients and
+    one batch's projections are all that is ever held.
     """
     import torch
 
@@ -118,6 +126,8 @@ def project_rows(
         def consume(name: str, gradient: torch.Tensor) -> None:
             gamma = direction(name, wide(gradient))
             squares.add_(torch.linalg.vector_norm(gamma, dim=1).double().square_())
+            if name in balances:
+                gamma *= balances[name]
             sketch.add(name, gamma.float(), sums)
 
         losses = objective.gradients(opened, [rows[place] for place in batch], consume)
@@ -129,9 +139,15 @@ def project_rows(
     return sweep(token_lengths(rows, objective), on, one)[0]
 
 
-def project_vectors(sketch: Sketch, vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """(K, dim) float32: vectors by layer, (K, p) each, projected."""
+def project_vectors(sketch: Sketch, vectors: Mapping[str, torch.Tensor], balances: Balances) -> torch.Tensor:
+    """(K, dim) float32: V / c by layer, (K, p) each, projected."""
     sums = sketch.start(len(next(iter(vectors.values()))))
     for name, vector in vectors.items():
-        sketch.add(name, vector.float(), sums)
+        sketch.add(name, (vector / balances[name] if name in balances else vector).float(), sums)
     return sketch.finish(sums)
+
+
+def balances_of(direction: Direction, opened: Opened, balanced: bool) -> Balances:
+    """Return c by layer, none where nothing is balanced or Γ is not preconditioned."""
+    found = {name: direction.balance(name) for name in opened.layers} if balanced else {}
+    return {name: balance for name, balance in found.items() if balance is not None}
