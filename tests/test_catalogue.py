@@ -24,6 +24,7 @@ def test_every_name_leads_to_a_class_of_its_kind(kind: str, name: str) -> None:
         "selectors": "select",
         "mixers": "share",
         "trainers": "train",
+        "hooks": "choose",
         "evaluators": "evaluate",
     }[kind]
     assert dataclasses.is_dataclass(cls) and callable(getattr(cls, method))

@@ -72,7 +72,7 @@ def train(base: ModelRef, out: Path, *, adapter: bool) -> Run:
 
     run = Run(base, out)
 
-    class Remember(TrainerCallback):  # type: ignore[misc]
+    class Remember(TrainerCallback):
         def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             inside = getattr(given["optimizer"], "optimizer", given["optimizer"]).state
             run.states[state.global_step] = {

@@ -159,7 +159,8 @@ def _in_groups(file: Path, sizes: list[int], model: Any, wanted: list[str]) -> l
 
     if sizes == [len(wanted)]:
         return wanted
-    decay = set(Trainer.get_decay_parameter_names(None, model))
+    names_of: Any = Trainer.get_decay_parameter_names  # a method that asks nothing of its trainer
+    decay = set(names_of(None, model))
     parts = [[name for name in wanted if name in decay], [name for name in wanted if name not in decay]]
     if [len(part) for part in parts] != sizes:
         raise TrainError(
