@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-soak test-real check bench-influence docs layout clean
+.PHONY: demo test test-soak test-real check bench-less docs layout clean
 
 $(DONE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -40,8 +40,8 @@ check: layout $(DONE)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-bench-influence: $(DONE)
-	$(BIN)/python benchmarks/influence.py --json
+bench-less: $(DONE)
+	$(BIN)/python benchmarks/less.py --json
 
 docs: $(DONE)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
