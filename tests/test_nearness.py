@@ -33,12 +33,15 @@ def view_of(folder: Path, scores: Any, contents: list[int] | None = None, **sign
     if contents is not None:
         rows = [dataclasses.replace(row, content=rows[text].content) for row, text in zip(rows, contents, strict=True)]
     count = len(rows)
-    lengths = {
+    lengths: dict[str, NDArray[Any]] = {
         "tokens": np.full(count, 10, np.int32),
         "response_tokens": np.full(count, 4, np.int32),
         "reason": np.zeros(count, np.uint8),
     }
-    influence = {"scores": values, "reason": np.where(np.isfinite(values).all(axis=1), 0, 3).astype(np.uint8)}
+    influence: dict[str, NDArray[Any]] = {
+        "scores": values,
+        "reason": np.where(np.isfinite(values).all(axis=1), 0, 3).astype(np.uint8),
+    }
     target = synthetic.view(folder / "target", synthetic.rows(2, seed=1), {})
     return synthetic.view(folder, rows, {"lengths": lengths, "influence": influence, **signals}, target=target)
 
