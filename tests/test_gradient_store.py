@@ -129,7 +129,7 @@ def test_features_are_projected_unit_gradients_of_batch_one(world: World) -> Non
 
             source.objective.gradients(opened, [examples[place]], keep)
             gamma = torch.cat([parts[name] for name in sorted(parts)], 1)
-            sketch: Any = Projection(kind="rademacher", dim=512).sketch(number, "cpu")
+            sketch: Any = Projection(kind="rademacher", dim=512).sketch(number, "cpu", opened.shapes)
             matrix = torch.cat([sketch.matrix(name, 0, parts[name].shape[1]) for name in sorted(parts)])
             wanted = (gamma @ matrix / 512**0.5 / gamma.norm()).numpy()[0]
             found = arrays["features"][place, number * 512 : (number + 1) * 512] * arrays["scales"][place, number]

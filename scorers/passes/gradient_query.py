@@ -113,7 +113,7 @@ def _queries(job: Job, contents: Contents) -> tuple[Tasks, torch.Tensor]:
     for number in range(len(job.source.used)):
         opened, direction = ready.model(number)
         balances = balances_of(direction, opened, contents.balanced)
-        sketch = contents.projection.sketch(number, job.device)
+        sketch = contents.projection.sketch(number, job.device, opened.shapes)
         for group in ready.groups(number):
             queries[number, group.start : group.stop] = project_vectors(sketch, ready.vectors(number, group), balances)
     return ready.tasks, queries

@@ -37,10 +37,10 @@ class Gradients:
 
     A `gradient-query` then scores any target without a pass over the pool; rows appended later are new shards. The
     formula of Γ is that of `influence` (`profile` and its overrides, `layers`, `use`, `loss`). `projection`: `sjlt`,
-    `rotation`, `srht` or `rademacher` (`tamis.projections`), to `dim` numbers a checkpoint, with `nonzeros` a
+    `rotation`, `srht`, `rademacher` or `logra` (`tamis.projections`), to `dim` numbers a checkpoint, with `nonzeros` a
     coordinate for sjlt; the noise of a cosine is about 1 / √dim for each checkpoint, independent between them.
-    `encoding`: `float16`, `int8` or `bit` (`tamis.encodings`). `balanced` spreads preconditioning over both sides of the
-    product before they are projected, which leaves the scores and takes away noise; the released LESS does not.
+    `encoding`: `float16`, `int8` or `bit` (`tamis.encodings`). `balanced` spreads preconditioning over both sides of
+    the product before they are projected, which leaves the scores and takes away noise; the released LESS does not.
     """
 
     revision: ClassVar[int] = 1
@@ -182,6 +182,6 @@ class _Ready:
             component = self.job.component
             opened = component.source.open(number, self.job.device)
             direction = component.source.direction(number, opened)
-            sketch = component.projected().sketch(number, self.job.device)
+            sketch = component.projected().sketch(number, self.job.device, opened.shapes)
             self.kept[number] = (opened, direction, sketch, balances_of(direction, opened, component.balanced))
         return self.kept[number]

@@ -30,6 +30,11 @@ class Opened:
     device: str
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """(out, in) of every layer."""
+        return {name: tuple(layer.weight.shape) for name, layer in self.layers.items()}
+
+    @property
     def parameters(self) -> int:
         """Length of one gradient: weights of all these layers."""
         return sum(layer.weight.numel() for layer in self.layers.values())

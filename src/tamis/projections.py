@@ -11,21 +11,24 @@ the order of layers change nothing.
                 nothing collides
     srht        signs, fast Hadamard transform, random rows of it (Ailon and Chazelle 2009), layer by layer
     rademacher  dense signs: the released LESS's, and the oracle of the others
+    logra       every layer's gradient (out, in) between two small matrices of signs: what projecting its inputs and
+                its outputs' gradients gives (LoGra, arXiv 2405.13954); the layers share `dim` evenly. Noisiest
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from tamis.errors import RecipeError
+from tamis.errors import ModelError, RecipeError
 
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["sjlt", "rotation", "srht", "rademacher"]
+Kind = Literal["sjlt", "rotation", "srht", "rademacher", "logra"]
 CACHE_BYTES = 1 << 30  # of drawn buckets and signs that a projection keeps; beyond, they are drawn for every batch
 BLOCK_NUMBERS = 1 << 22  # of a dense matrix drawn at once
 HADAMARD = 1 << 20  # longest transform; a longer layer is cut
@@ -65,8 +68,13 @@ class Projection:
         if self.kind == "rademacher" and self.dim % 64:
             raise RecipeError(f"dim {self.dim} is no multiple of 64, which the dense projection needs")
 
-    def sketch(self, stream: str | int, device: str) -> Sketch:
-        """Return the projection of one stream (a checkpoint: their noise is independent, so that it averages out)."""
+    def sketch(self, stream: str | int, device: str, shapes: Mapping[str, tuple[int, ...]]) -> Sketch:
+        """Return the projection of one stream (a checkpoint: their noise is independent, so that it averages out).
+
+        `shapes`: (out, in) of every layer that will come; `logra` alone reads them.
+        """
+        if self.kind == "logra":
+            return Logra(self, stream, device, shapes)
         kinds: dict[Kind, Callable[[Projection, str | int, str], Sketch]] = {
             "sjlt": Sjlt,
             "rotation": Rotation,
@@ -213,6 +221,40 @@ class Rademacher(_Keyed):
         from tamis.counters import signs
 
         return signs(self.key(name), start, stop, self.dim // 64, self.device)
+
+
+class Logra(_Keyed):
+    """Two-sided random projection of every layer, each into numbers of its own; ModelError where dim is too small."""
+
+    def __init__(
+        self, projection: Projection, stream: str | int, device: str, shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        super().__init__(projection, stream, device)
+        self.shapes = shapes
+        self.side = math.isqrt(self.dim // max(1, len(shapes)))
+        if not self.side:
+            raise ModelError(f"dim {self.dim} leaves no number for each of {len(shapes)} layers: use a larger one")
+        self.slots = {name: number * self.side**2 for number, name in enumerate(sorted(shapes))}
+
+    def add(self, name: str, part: torch.Tensor, sums: torch.Tensor) -> None:
+        """Add a layer, as `Sketch` says."""
+        rows, columns = self.shapes[name]
+        left, right = (
+            self.once(f"{name}/{end}", functools.partial(self._signs, f"{name}/{end}", size))
+            for end, size in (("out", rows), ("in", columns))
+        )
+        small = left.T @ part.view(-1, rows, columns) @ right
+        sums[:, self.slots[name] : self.slots[name] + self.side**2] += small.flatten(1)
+
+    def finish(self, sums: torch.Tensor) -> torch.Tensor:
+        """(b, dim) float32, as `Sketch` says."""
+        return sums / self.side
+
+    def _signs(self, name: str, size: int) -> torch.Tensor:
+        """(size, side) of ±1."""
+        from tamis.counters import signs
+
+        return signs(self.key(name), 0, size, -(-self.side // 64), self.device)[:, : self.side]
 
 
 def hadamard(rows: torch.Tensor) -> torch.Tensor:
