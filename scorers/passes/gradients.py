@@ -56,7 +56,7 @@ class Gradients:
     loss: Loss = "sft"
     beta: float = 0.1
     projection: Kind = "sjlt"
-    dim: int = 8192
+    dim: int = 16384
     nonzeros: int = 1
     seed: int = 0
     encoding: Encoding = "float16"

@@ -56,7 +56,7 @@ class Projection:
     """Which projection: to `dim` numbers, `nonzeros` a coordinate (sjlt alone). RecipeError where they do not fit."""
 
     kind: Kind = "sjlt"
-    dim: int = 8192
+    dim: int = 16384
     nonzeros: int = 1
     seed: int = 0
 
