@@ -140,8 +140,13 @@ def _check_component(
 
 def needs_of_pass(name: str, own: Mapping[str, Any]) -> frozenset[Need]:
     """What a pass with these settings needs. RecipeError where they are wrong."""
-    needs: frozenset[Need] = build("passes", name, {**_plain(own), **_stand_ins("passes", name)}).needs
+    needs: frozenset[Need] = build_unfilled(name, own).needs
     return needs
+
+
+def build_unfilled(name: str, own: Mapping[str, Any], kind: str = "passes") -> Any:
+    """A pass or a hook with stand-ins for what only a run can fill. RecipeError where the settings are wrong."""
+    return build(kind, name, {**_plain(own), **_stand_ins(kind, name)})
 
 
 def _stand_ins(kind: str, name: str) -> dict[str, Any]:

@@ -79,6 +79,8 @@ def plan(
     ]
     lines += output.table(steps, ["stage", "what", "rows", "tokens to do", "done", "minutes"])
     lines += ["", f"about {found['hours']:.2f} hours and {found['disk_mb']:.0f} MB of disk on this machine"]
+    if found["not_estimated"]:
+        lines += [f"not estimated, and not in the hours: {', '.join(found['not_estimated'])}"]
     lines += [f"({found['how']})"]
     output.result(found, lines)
 
