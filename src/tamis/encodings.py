@@ -108,7 +108,7 @@ def blocks(array: NDArray[Any], rows: int) -> Iterator[tuple[int, NDArray[Any]]]
             if file is None:
                 block[:] = array[start : start + len(block)]
             else:
-                _fill(file, memoryview(block).cast("B"))
+                _fill(file, block.data.cast("B"))
             yield start, block
 
 

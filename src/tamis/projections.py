@@ -132,7 +132,7 @@ class Sjlt(_Keyed):
     def finish(self, sums: torch.Tensor) -> torch.Tensor:
         """(b, dim) float32, as `Sketch` says."""
         positive, negative = sums.chunk(2, dim=1)
-        return (positive - negative) * self.projection.nonzeros**-0.5
+        return (positive - negative) / math.sqrt(self.projection.nonzeros)
 
     def _places(self, name: str, size: int) -> torch.Tensor:
         """(nonzeros, size) int32: the sum that takes each entry."""
@@ -185,7 +185,7 @@ class Srht(_Keyed):
 
     def finish(self, sums: torch.Tensor) -> torch.Tensor:
         """(b, dim) float32, as `Sketch` says."""
-        return sums * self.dim**-0.5
+        return sums / math.sqrt(self.dim)
 
     def _sign(self, name: str, size: int) -> torch.Tensor:
         from tamis.counters import signs
@@ -214,7 +214,7 @@ class Rademacher(_Keyed):
 
     def finish(self, sums: torch.Tensor) -> torch.Tensor:
         """(b, dim) float32, as `Sketch` says."""
-        return sums * self.dim**-0.5
+        return sums / math.sqrt(self.dim)
 
     def matrix(self, name: str, start: int, stop: int) -> torch.Tensor:
         """(stop - start, dim) float32 of ±1: the rows of coordinates start … stop - 1 of a layer."""
