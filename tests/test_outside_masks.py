@@ -55,6 +55,7 @@ TOOLS = (
     [{"name": "flat", "parameters": {"type": "object", "properties": {"n": {"type": ["number", "null"]}}}}],
 )
 _OTHERS = "{% else %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '\n' }}{% endif %}{% endfor %}"
+_OTHERS += "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 _OPEN = "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ '<|assistant|>\n' }}"
 TEMPLATES = {
     # the closing has a line end in front of the end token
