@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import configparser
 import gzip
+import itertools
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from pages import PAGES, ROOT, Block, blocks, named, stray_fences
 
 SAMPLE = 60  # rows of the shipped pool
 SECONDS = 600  # for one command, on a busy machine
-READY_SECONDS, STOP_SECONDS = 300, 90
+READY_SECONDS, STOP_SECONDS = 600, 120
 COMMANDS = {"console", "python", "yaml", "ini"}  # languages that are carried out; others hold no command
 
 INSTEAD = {  # on the pages -> here
@@ -96,8 +97,8 @@ def fill(folder: Path) -> None:
     with gzip.open(ROOT / "data" / "pool.jsonl.gz", "rb") as file:
         lines = [line for line, _ in zip(file, range(SAMPLE), strict=False)]
     with gzip.open(folder / "pool.jsonl.gz", "wb") as packed:
-        packed.writelines(lines)
-    rows = [{"id": f"row-{place}", **row} for place, row in enumerate(readable(lines))]
+        packed.writelines(numbered(lines))
+    rows = list(readable(numbered(lines)))
     for name in ("data.jsonl", "raw/a.jsonl", "raw/b.jsonl", "org/set/train.jsonl"):
         write_lines(folder / name, rows)
     for name in ("target", "few_shot", "held_out"):
@@ -109,14 +110,22 @@ def fill(folder: Path) -> None:
     write(folder / "my_training.py", TRAINING.replace("TRAINER", str(ROOT / "tests" / "outside_trainer.py")))
 
 
-def readable(lines: list[bytes]) -> Iterator[dict[str, Any]]:
+def numbered(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The same lines with a field `id`, by which the pages join ratings; broken ones as they are."""
+    for number, line in enumerate(lines):
+        yield line.replace(b"{", f'{{"id": "row-{number}", '.encode(), 1)
+
+
+def readable(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:  # a planted fault
             continue
         if isinstance(row, dict) and isinstance(row.get("output"), str) and isinstance(row.get("input"), str):
-            yield {name: row[name] for name in ("instruction", "input", "output", "source", "meta") if name in row}
+            yield {
+                name: row[name] for name in ("id", "instruction", "input", "output", "source", "meta") if name in row
+            }
 
 
 def fill_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -139,7 +148,7 @@ def fill_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """A reader's folder, and an environment where `tamis` is this checkout and `site` holds packages of the reader's."""
+    """A reader's folder; an environment where `tamis` is this checkout and `site` holds packages of the reader."""
     folder, bin_ = tmp_path / "reader", tmp_path / "bin"
     folder.mkdir()
     bin_.mkdir()
@@ -147,7 +156,9 @@ def place(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     command = bin_ / "tamis"
     write(command, f"#!{sys.executable}\nimport sys\nfrom tamis.cli import main\nsys.exit(main())\n")
     command.chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if name not in ("TAMIS_WORKSPACE", "PREFECT_API_URL")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("TAMIS_WORKSPACE", "PREFECT_API_URL")
+    }
     environment["PATH"] = os.pathsep.join([str(bin_), str(Path(sys.executable).parent), environment["PATH"]])
     given = environment.get("PYTHONPATH", "").split(os.pathsep)
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(tmp_path / "site"), *filter(None, given)])
@@ -171,7 +182,7 @@ def one_core() -> None:
 class Reader:
     """Carries out blocks of a page in a folder, and notes what went wrong."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], server: str) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], server: Callable[[], str]) -> None:
         self.folder, self.environment, self.server = folder, environment, server
         self.faults: list[str] = []
         self.script = ""  # Python blocks that follow each other are one script
@@ -223,11 +234,14 @@ class Reader:
 
     def run(self, line: str, written: str | None = None) -> None:
         """Run a line through bash; what it says it writes must be there afterwards."""
+        environment = dict(self.environment)
+        if line.startswith("tamis run "):  # one server for all of them; `tamis serve` starts its own
+            environment["PREFECT_API_URL"] = self.server()
         started, used = time.monotonic(), cpu()
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", line],
             cwd=self.folder,
-            env={**self.environment, "PREFECT_API_URL": self.server},  # runs need not start a server each
+            env=environment,
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -242,6 +256,7 @@ class Reader:
 
     def serve(self, line: str) -> None:
         """`tamis serve` comes up, is healthy, knows its schedule, and ends on Ctrl-C with all that it started."""
+        wanted = {"--cron": shlex.split(line)[-1], "--every": "3600"}[shlex.split(line)[-2]]
         with (self.folder / "serve.log").open("w+") as log:
             started = subprocess.Popen(
                 ["bash", "-c", line],
@@ -254,7 +269,7 @@ class Reader:
             )
             children: list[psutil.Process] = []
             try:
-                schedules = wait_for_schedules(started)
+                schedules = wait_for_schedule(started, wanted)
                 children = psutil.Process(started.pid).children(recursive=True)
                 os.killpg(started.pid, signal.SIGINT)
                 code = started.wait(STOP_SECONDS)
@@ -262,16 +277,16 @@ class Reader:
                 started.kill()
             log.seek(0)
             text = log.read()
-        wanted = next(word for word in ("0 3 * * *", "3600") if (word == "3600") == ("--every 1h" in line))
-        if wanted not in json.dumps(schedules) or code not in (0, 130):
+        if wanted not in schedules or code not in (0, 130):
             self.faults.append(f"{line}\nended with {code}, schedules {schedules}: {text[-3000:]}")
         left = psutil.wait_procs(children, timeout=STOP_SECONDS)[1]
         if left:
             self.faults.append(f"{line}\nleft behind {left}")
 
 
-def wait_for_schedules(serving: subprocess.Popen[bytes]) -> list[Any]:
-    """Schedules of the deployments that the server of this `tamis serve` has, as soon as it has one."""
+def wait_for_schedule(serving: subprocess.Popen[bytes], wanted: str) -> str:
+    """Schedules that the server of this `tamis serve` has, as soon as the one wanted is there; old ones stay."""
+    found = ""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and serving.poll() is None:
         for url in servers(serving.pid):
@@ -282,13 +297,13 @@ def wait_for_schedules(serving: subprocess.Popen[bytes]) -> list[Any]:
                     f"{url}/deployments/filter", b"{}", {"Content-Type": "application/json"}
                 )
                 with urllib.request.urlopen(request, timeout=5) as answer:
-                    found = [one["schedules"] for one in json.loads(answer.read())]
+                    found = json.dumps([one["schedules"] for one in json.loads(answer.read())])
             except OSError:
                 continue
-            if found:
+            if wanted in found:
                 return found
         time.sleep(0.2)
-    return []
+    return found
 
 
 def servers(pid: int) -> Iterator[str]:
@@ -311,7 +326,7 @@ def here(text: str) -> str:
 def outputs(line: str) -> Iterator[str]:
     """Files and folders that a command says it writes."""
     words = shlex.split(line)
-    for option, name in zip(words, words[1:], strict=False):
+    for option, name in itertools.pairwise(words):
         if option in ("--out", ">") or (option == "--to" and "." in name):
             yield name
 
@@ -335,9 +350,9 @@ WITH_COMMANDS = [page for page in PAGES if any(block.language in COMMANDS for bl
 @pytest.mark.soak
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=named)
 def test_everything_on_a_page_works_in_its_order(
-    page: Path, place: tuple[Path, dict[str, str]], prefect_api: str
+    page: Path, place: tuple[Path, dict[str, str]], request: pytest.FixtureRequest
 ) -> None:
-    reader = Reader(*place, prefect_api)
+    reader = Reader(*place, lambda: str(request.getfixturevalue("prefect_api")))
     for line in BEFORE.get(named(page), []):
         reader.run(line)
     assert not reader.faults
