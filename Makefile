@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-soak test-real check bench-less docs layout clean
+.PHONY: demo test test-soak test-real outside-masks check docs layout clean
 
 $(DONE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,14 +34,28 @@ test-soak: layout $(DONE)
 test-real: layout $(DONE)
 	$(BIN)/python -m pytest -m "real and not gpu"
 
+# Axolotl and LLaMA-Factory pin other versions than tamis: each runs its own preprocessing in an environment of its own.
+# Only what that code imports is installed, beside torch; their other dependencies need CUDA builds.
+.venv-%/.done: tests/outside/%.txt constraints.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet -c constraints.txt torch
+	.venv-$*/bin/python -m pip install --quiet --no-deps -r tests/outside/$*.txt
+	touch $@
+
+outside-masks: layout $(DONE) .venv-axolotl/.done .venv-llama-factory/.done
+	TAMIS_AXOLOTL_PYTHON=$(CURDIR)/.venv-axolotl/bin/python \
+	TAMIS_LLAMA_FACTORY_PYTHON=$(CURDIR)/.venv-llama-factory/bin/python \
+	$(BIN)/python -m pytest tests/test_outside_masks.py -rP
+
 check: layout $(DONE)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-bench-less: $(DONE)
-	$(BIN)/python benchmarks/less.py --json
+# make bench-less, bench-store, bench-less-truth, bench-less-real, bench-greats, bench-gpu: benchmarks/NAME.py in full.
+bench-%: $(DONE)
+	$(BIN)/python benchmarks/$(subst -,_,$*).py --json
 
 docs: $(DONE)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
@@ -49,4 +63,4 @@ docs: $(DONE)
 	@echo "Site: site/index.html"
 
 clean:
-	rm -rf $(VENV) build dist site src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-axolotl .venv-llama-factory build dist site src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

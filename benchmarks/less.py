@@ -44,11 +44,11 @@ import torch.nn.functional as functional
 import tamis
 from tamis.batching import batches
 from tamis.checkpoints import Checkpoint
-from tamis.directions import Direction
-from tamis.formula import PROFILES
-from tamis.gradient_source import open_checkpoint
-from tamis.gradients import example_losses, pad
-from tamis.influence import cosines, inner_products, task_vectors
+from tamis.gradient.directions import Direction
+from tamis.gradient.formula import PROFILES
+from tamis.gradient.influence import cosines, inner_products, task_vectors
+from tamis.gradient.per_example import example_losses, pad
+from tamis.gradient.source import open_checkpoint
 from tamis.models import open_model
 from tamis.rendering import render_all, render_rows
 from tamis.trainers.lora import Lora

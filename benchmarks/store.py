@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 
 import tamis
 from tamis.checkpoints import Checkpoint
-from tamis.encodings import Encoding, decode, encode
-from tamis.gradient_store import Balances, Contents, balances_of, project_rows, project_vectors
+from tamis.gradient.encodings import Encoding, decode, encode
+from tamis.gradient.prepared import Prepared
+from tamis.gradient.projections import Projection, Sketch
+from tamis.gradient.store import Balances, Contents, balances_of, project_rows, project_vectors
 from tamis.pool import Pool
-from tamis.prepared import Prepared
-from tamis.projections import Projection, Sketch
 from tamis.rendering import render_all, render_rows
 from tamis.scorers.passes import gradient_query
 from tamis.scorers.passes.gradient_query import GradientQuery

@@ -2,12 +2,12 @@
 
 A block after the comment `test: run` is run, in the order of its page and in a folder of its own, on a sample of the
 shipped data under the names that the pages use; `test: recipe` is checked as a recipe, `test: component` is loaded.
+All other blocks are carried out by test_docs_commands.py (soak tier).
 """
 
 from __future__ import annotations
 
 import ast
-import dataclasses
 import gzip
 import importlib.util
 import json
@@ -15,53 +15,24 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from pages import DOCS, PAGES, ROOT, Block, blocks, named
 from tamis import catalogue, recipe
 from tamis.cli import main
 
-ROOT = Path(__file__).parents[1]
-DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [*DOCS, ROOT / "CONTRIBUTING.md", *([ROOT / "README.md"] if (ROOT / "README.md").is_file() else [])]
 SAMPLE = 60
 # names on the pages -> what the tests put in their place
 SMALL = {"tamis:pool.jsonl.gz": "data.jsonl", "tamis:eval/": "tamis:target/"}
-_BLOCK = re.compile(r"(?:^<!-- test: (?P<mark>\w+) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
-
-_COMMAND = re.compile(r"""(?:"[^"]*"|'[^']*'|(?!\s[#>]\s)[^"'])*""")  # without a remark or a redirection behind it
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """One fenced block of a page: its language, what a comment before it says, and its text."""
-
-    page: Path
-    language: str
-    mark: str
-    text: str
-
-
-def blocks(*pages: Path, language: str, mark: str | None = None) -> Iterator[Block]:
-    for page in pages:
-        for found in _BLOCK.finditer(page.read_text(encoding="utf-8")):
-            block = Block(page, found["language"], found["mark"] or "", found["text"])
-            if block.language == language and mark in (None, block.mark):
-                yield block
 
 
 def commands(block: Block) -> list[list[str]]:
     """Words of every command of tamis in a block; other commands (make, pip) are not ours to check."""
-    lines = [line.removeprefix("$ ") for line in block.text.splitlines() if line.startswith("$ ")]
-    words = [shlex.split(_COMMAND.match(line)[0]) for line in lines]  # type: ignore[index]
-    return [line[1:] for line in words if line[0] == "tamis"]
-
-
-def named(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
+    lines = [shlex.split(line) for line in block.lines]
+    return [words[1 : words.index(">") if ">" in words else None] for words in lines if words[0] == "tamis"]
 
 
 @pytest.fixture
@@ -99,22 +70,20 @@ def carry_out(block: Block) -> None:
             assert stop.code in (0, None), f"{named(block.page)}: tamis {shlex.join(words)} ended with {stop.code}"
 
 
-RUN = [page for page in DOCS if re.search(r"^<!-- test: run -->$", page.read_text(encoding="utf-8"), re.M)]
+RUN = [page for page in DOCS if any(blocks([page], mark="run"))]
 
 
 @pytest.mark.parametrize("page", RUN, ids=named)
 def test_the_blocks_that_say_so_run(page: Path, folder: Path) -> None:
-    found = [one for one in _BLOCK.finditer(page.read_text(encoding="utf-8")) if one["mark"] == "run"]
-    assert found
-    for one in found:
-        carry_out(Block(page, one["language"], "run", one["text"]))
+    for block in blocks([page], mark="run"):
+        carry_out(block)
 
 
 def test_the_first_python_block_of_the_readme_runs(folder: Path) -> None:
     page = ROOT / "README.md"
     if not page.is_file():
         pytest.skip("there is no README.md in this checkout")
-    block = next(blocks(page, language="python"), None)
+    block = next(blocks([page], language="python"), None)
     assert block is not None, "README.md has no block of Python"
     carry_out(block)
 
@@ -126,7 +95,7 @@ def test_every_command_on_a_page_has_a_verb_and_options_that_exist(page: Path) -
     from tamis.cli.app import app
 
     group = typer.main.get_command(app)
-    for block in blocks(page, language="console"):
+    for block in blocks([page], language="console"):
         for words in commands(block):
             context = group.make_context("tamis", list(words))
             name, verb, rest = group.resolve_command(context, [*context._protected_args, *context.args])  # type: ignore[attr-defined]
@@ -139,7 +108,7 @@ def test_every_command_on_a_page_has_a_verb_and_options_that_exist(page: Path) -
 def test_python_on_a_page_parses_and_names_verbs_that_exist(page: Path) -> None:
     import tamis
 
-    for block in blocks(page, language="python"):
+    for block in blocks([page], language="python"):
         tree = ast.parse(block.text)
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tamis":
@@ -147,7 +116,7 @@ def test_python_on_a_page_parses_and_names_verbs_that_exist(page: Path) -> None:
 
 
 def test_recipes_on_the_pages_are_sound(folder: Path) -> None:
-    found = [block for block in blocks(*PAGES, language="yaml") if block.mark == "recipe"]
+    found = [block for block in blocks(PAGES, language="yaml") if block.mark == "recipe"]
     assert len(found) >= 4
     for number, block in enumerate(found):
         file = folder / f"recipe{number}.yaml"
@@ -161,7 +130,7 @@ def test_the_component_of_the_guide_keeps_its_word(folder: Path, monkeypatch: py
 
     import tamis
 
-    (block,) = blocks(ROOT / "CONTRIBUTING.md", language="python", mark="component")
+    (block,) = blocks([ROOT / "CONTRIBUTING.md"], language="python", mark="component")
     (folder / "surprising.py").write_text(block.text, encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))
     work = tamis.workspace("ws", "tamis:tiny-lm", max_tokens=256)

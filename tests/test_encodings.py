@@ -9,9 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tamis import encodings
-from tamis.encodings import Encoding, blocks, decode, encode, products, row_bytes, storage, width
 from tamis.errors import StoreError
+from tamis.gradient import encodings
+from tamis.gradient.encodings import Encoding, blocks, decode, encode, products, row_bytes, storage, width
 
 NAMES: tuple[Encoding, ...] = ("float16", "int8", "bit")
 

@@ -17,7 +17,7 @@ import tiny
 from tamis.errors import DataError
 from tamis.exporting import Export, export
 from tamis.exporting.chosen import IGNORED
-from tamis.models import ModelRef, open_tokenizer
+from tamis.models import ModelRef, open_tokenizer, shipped
 from tamis.pool import Pool
 from tamis.rendering import render_all, render_rows
 from tamis.values import Row
@@ -220,10 +220,44 @@ def test_axolotl_preferences_have_the_documented_fields(others: Pool, tmp_path: 
     assert "conversation of several turns" in rated.notes[0]
 
 
-def test_axolotl_tools_are_objects_with_parameters_as_text(others: Pool, tmp_path: Path) -> None:
+def test_axolotl_tools_are_text_with_their_nulls_and_the_order_of_their_keys(others: Pool, tmp_path: Path) -> None:
     (record,) = lines(export(others, [5], tmp_path / "t.jsonl", "axolotl").path)
-    assert json.loads(record["tools"][0]["function"]["parameters"]) == {"type": "object"}
+    assert record["tools"] == json.dumps([TOOL])
     assert json.loads(record["messages"][1]["tool_calls"][0]["function"]["arguments"]) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("template", "answer", "reads", "why"),
+    [
+        ("{{ m['content'] + '<|end|>' }}", "stone.", "chat_template", ""),
+        ("{{ m['content'] + '\n<|end|>' }}", "stone.", None, "line ends"),
+        ("{{ m['content'] }}", "stone.", None, "line ends or nothing behind"),
+        ("{{ m['content'] + '<|end|>' }}", "\n\nstone.", None, "first token begins before"),
+        ("{{ m['content'] | trim + '<|end|>' }}", "\n\nstone.", "chat_template", ""),
+        ("{{ m['content'] | upper + '<|end|>' }}", "stone.", None, "not the content of its turn"),
+        ("{{ m['content'] + '<|tool|>' }}", "stone.", "chat_template", ""),
+        ("{{ m['content'] + '<|tool|>' + eos_token }}", "stone.", None, "line ends"),
+        ("{{ m['content'] + '<|' + 'tool|>' }}", "stone.", None, "does not spell out"),
+    ],
+)
+def test_messages_go_to_axolotl_only_where_its_rule_is_tamis_mask(
+    tmp_path: Path, template: str, answer: str, reads: str | None, why: str
+) -> None:
+    folder = tmp_path / "model"  # the shipped tokenizer has a token of two line ends, which begins before an answer
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((shipped("tamis:tiny-lm") / name).read_bytes())
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' }}{% if m['role'] == 'assistant' %}{% generation %}"
+        + template
+        + "{% endgeneration %}{{ '\n' }}{% else %}{{ m['content'] + '\n' }}{% endif %}{% endfor %}"
+    )
+    pool = tiny.make_pool(tmp_path / "pool", [tiny.make_row(tiny.chat("seven?", answer))])
+    made = export(pool, [0], tmp_path / "o.jsonl", "axolotl", model=ModelRef(name=str(folder)))
+    config = block_of(made)
+    assert config["datasets"][0]["type"] == reads
+    assert why in "\n".join(made.notes)
+    assert config.get("eot_tokens") == (["<|tool|>"] if "'<|tool|>' }}" in template and reads else None)
 
 
 def test_axolotl_texts_are_read_as_tokens_where_a_model_is_given(

@@ -13,14 +13,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tamis import objective, store
+from tamis import store
 from tamis.checkpoints import Checkpoint
-from tamis.encodings import Encoding
 from tamis.errors import DataError, RecipeError
-from tamis.gradient_store import Contents
+from tamis.gradient import objective
+from tamis.gradient.encodings import Encoding
+from tamis.gradient.projections import Kind, Projection
+from tamis.gradient.store import Contents
 from tamis.models import ModelRef
 from tamis.pool import Pool
-from tamis.projections import Kind, Projection
 from tamis.rendering import render_rows
 from tamis.scorers.passes import gradient_query
 from tamis.scorers.passes.gradient_query import GradientQuery

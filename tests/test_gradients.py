@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as functional
 
 from tamis.errors import ModelError
-from tamis.gradients import example_losses, linear_layers, lora_layers, pad, per_example
+from tamis.gradient.per_example import example_losses, linear_layers, lora_layers, pad, per_example
 from tamis.models import ModelRef, open_model
 from tiny import make_adapter, make_model
 

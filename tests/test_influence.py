@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as functional
 
 from tamis.checkpoints import Checkpoint
-from tamis.directions import Direction
 from tamis.errors import DataError, TrainError
-from tamis.formula import PROFILES, Formula
+from tamis.gradient.directions import Direction
+from tamis.gradient.formula import PROFILES, Formula
+from tamis.gradient.prepared import prepare
 from tamis.models import open_model
-from tamis.prepared import prepare
 from tamis.rendering import render_rows
 from tamis.scorers.gradients import GradientSimilarity, view_names
 from tamis.scorers.passes.influence import Influence

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import tiny
-from tamis.gradients import example_losses, lora_layers, pad, per_example
-from tamis.head_loss import head_losses
+from tamis.gradient.head_loss import head_losses
+from tamis.gradient.one_product import one_product_modules
+from tamis.gradient.per_example import example_losses, lora_layers, pad, per_example
 from tamis.models import ModelRef, open_model
-from tamis.one_product import one_product_modules
 from tamis.rendering import render_rows
 from tamis.trainers.lora import Lora
 from tamis.values import Machine, Seeds
@@ -64,7 +64,7 @@ def test_losses_block_by_block_are_those_of_all_logits(monkeypatch: pytest.Monke
     weights = torch.rand(23, dtype=torch.float64)
     plain = torch.nn.functional.cross_entropy(head(states), targets, reduction="none")
     (wanted,) = torch.autograd.grad((plain * weights).sum(), states)
-    monkeypatch.setattr("tamis.head_loss.LOGITS", 150)  # three positions a block
+    monkeypatch.setattr("tamis.gradient.head_loss.LOGITS", 150)  # three positions a block
     found = head_losses(head, states, targets)
     (gradient,) = torch.autograd.grad((found * weights).sum(), states)
     torch.testing.assert_close(found, plain, rtol=1e-12, atol=0)

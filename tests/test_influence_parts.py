@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from tamis import digests, influence
+from tamis import digests
 from tamis.errors import DataError, ModelError, RecipeError
-from tamis.gradient_source import open_checkpoint
-from tamis.layers import choose_layers
+from tamis.gradient import influence
+from tamis.gradient.layers import choose_layers
+from tamis.gradient.objective import SFT
+from tamis.gradient.prepared import prepare
+from tamis.gradient.source import open_checkpoint
 from tamis.models import open_model
-from tamis.objective import SFT
-from tamis.prepared import prepare
 from tamis.rendering import render_rows
 from tamis.trainers.full import Full
 from tamis.values import Machine, Seeds

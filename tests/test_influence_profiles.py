@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from tamis import digests
-from tamis.curvature import inverse_products, sample_rows
 from tamis.errors import DataError, RecipeError
-from tamis.formula import PROFILES, Formula
-from tamis.gradient_source import open_checkpoint
-from tamis.influence import inner_products, task_vectors
-from tamis.objective import SFT, Opened
+from tamis.gradient.curvature import inverse_products, sample_rows
+from tamis.gradient.formula import PROFILES, Formula
+from tamis.gradient.influence import inner_products, task_vectors
+from tamis.gradient.objective import SFT, Opened
+from tamis.gradient.source import open_checkpoint
 from tamis.scorers.gradients import GradientSimilarity
 from tamis.store import save_arrays
 from tamis.values import Row

@@ -18,7 +18,7 @@ from cheap import pair_rows
 from tamis import catalogue
 from tamis.checkpoints import Checkpoint
 from tamis.evaluators.margin import PreferenceMargin
-from tamis.gradients import lora_layers, pad, per_pair
+from tamis.gradient.per_example import lora_layers, pad, per_pair
 from tamis.models import ModelRef, open_model
 from tamis.pool import Pool
 from tamis.rendering import render, render_pairs, render_rows

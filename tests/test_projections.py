@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from tamis import projections
-from tamis.counters import below, bits, key_of, signs
 from tamis.errors import ModelError, RecipeError
-from tamis.projections import Kind, Projection, hadamard
+from tamis.gradient import projections
+from tamis.gradient.counters import below, bits, key_of, signs
+from tamis.gradient.projections import Kind, Projection, hadamard
 
 KINDS: tuple[Kind, ...] = ("sjlt", "rotation", "srht", "rademacher", "logra")
 SIZES = {"a": 300, "b": 64, "c": 1}  # layers: longer than dim, as long, and of one number

@@ -148,7 +148,7 @@ def _frozen(candidates: Candidates) -> Iterator[dict[str, torch.nn.Linear]]:
     """The layers whose gradients count, the model without dropout and with no parameter trainable; put back after."""
     import torch
 
-    from tamis.gradients import linear_layers, lora_layers
+    from tamis.gradient.per_example import linear_layers, lora_layers
 
     model = candidates.model
     trained = [value for value in model.parameters() if value.requires_grad]
@@ -177,7 +177,7 @@ def _sweep(
     import torch
 
     from tamis.batching import batches
-    from tamis.gradients import pad, per_example
+    from tamis.gradient.per_example import pad, per_example
 
     device = next(candidates.model.parameters()).device
     lengths = np.array([len(ids) for ids, _ in examples], np.int64)

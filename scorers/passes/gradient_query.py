@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tamis.checkpoints import Checkpoint
-from tamis.formula import Similarity, SubtaskAgg
-from tamis.gradient_store import Contents
+from tamis.gradient.formula import Similarity, SubtaskAgg
+from tamis.gradient.prepared import Job
+from tamis.gradient.store import Contents
+from tamis.gradient.targets import Tasks
 from tamis.pool import Pool
-from tamis.prepared import Job
-from tamis.targets import Tasks
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class GradientQuery:
         """
         import numpy as np
 
-        from tamis.encodings import products
+        from tamis.gradient.encodings import products
 
         stored = have["gradients"]
         contents = Contents.read(stored["contents"])
@@ -104,8 +104,8 @@ def _queries(job: Job, contents: Contents) -> tuple[Tasks, torch.Tensor]:
     """
     import torch
 
-    from tamis.gradient_store import balances_of, project_vectors
-    from tamis.prepared import Prepared
+    from tamis.gradient.prepared import Prepared
+    from tamis.gradient.store import balances_of, project_vectors
 
     ready = Prepared(job)
     every, dim = len(ready.tasks.names), contents.projection.dim

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tamis.checkpoints import Checkpoint
-from tamis.encodings import Encoding
 from tamis.errors import RecipeError
-from tamis.formula import EpsMode, Moments, Momentum, Profile
-from tamis.gradient_source import GradientSource, Use, source_of
-from tamis.gradient_store import Contents, balances_of
-from tamis.layers import ALL
-from tamis.objective import Loss
-from tamis.projections import Kind, Projection
+from tamis.gradient.encodings import Encoding
+from tamis.gradient.formula import EpsMode, Moments, Momentum, Profile
+from tamis.gradient.layers import ALL
+from tamis.gradient.objective import Loss
+from tamis.gradient.projections import Kind, Projection
+from tamis.gradient.source import GradientSource, Use, source_of
+from tamis.gradient.store import Contents, balances_of
 from tamis.values import Reason
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from tamis.directions import Direction
-    from tamis.gradient_store import Balances
-    from tamis.objective import Example, Opened
+    from tamis.gradient.directions import Direction
+    from tamis.gradient.objective import Example, Opened
+    from tamis.gradient.projections import Sketch
+    from tamis.gradient.store import Balances
     from tamis.pool import Shard
-    from tamis.projections import Sketch
     from tamis.values import Arrays, Machine, Need
     from tamis.views import ShardSignals
 
@@ -37,10 +37,11 @@ class Gradients:
 
     A `gradient-query` then scores any target without a pass over the pool; rows appended later are new shards. The
     formula of Γ is that of `influence` (`profile` and its overrides, `layers`, `use`, `loss`). `projection`: `sjlt`,
-    `rotation`, `srht`, `rademacher` or `logra` (`tamis.projections`), to `dim` numbers a checkpoint, with `nonzeros` a
-    coordinate for sjlt; the noise of a cosine is about 1 / √dim for each checkpoint, independent between them.
-    `encoding`: `float16`, `int8` or `bit` (`tamis.encodings`). `balanced` spreads preconditioning over both sides of
-    the product before they are projected, which leaves the scores and takes away noise; the released LESS does not.
+    `rotation`, `srht`, `rademacher` or `logra` (`tamis.gradient.projections`), to `dim` numbers a checkpoint, with
+    `nonzeros` a coordinate for sjlt; the noise of a cosine is about 1 / √dim for each checkpoint, independent between
+    them. `encoding`: `float16`, `int8` or `bit` (`tamis.gradient.encodings`). `balanced` spreads preconditioning over
+    both sides of the product before they are projected, which leaves the scores and takes away noise; the released
+    LESS does not.
     """
 
     revision: ClassVar[int] = 1
@@ -83,7 +84,7 @@ class Gradients:
 
     def row_bytes(self, checkpoints: int) -> int:
         """Bytes of a row in the store."""
-        from tamis.encodings import row_bytes
+        from tamis.gradient.encodings import row_bytes
 
         return checkpoints * (row_bytes(self.encoding, self.dim) + 4) + 1
 
@@ -102,7 +103,7 @@ class Gradients:
         """
         import numpy as np
 
-        from tamis.encodings import storage, width
+        from tamis.gradient.encodings import storage, width
 
         source = self.source
         rows, reason = source.objective.examples(shard.read(), source.base())
@@ -134,8 +135,8 @@ class Gradients:
         on: Machine,
     ) -> None:
         """Write one checkpoint's features, scales and norms straight into the arrays of the shard."""
-        from tamis.encodings import encode, width
-        from tamis.gradient_store import project_rows
+        from tamis.gradient.encodings import encode, width
+        from tamis.gradient.store import project_rows
 
         opened, direction, sketch, balances = ready.checkpoint(number)
         size = width(self.encoding, self.dim)

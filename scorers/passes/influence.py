@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tamis.checkpoints import Checkpoint
 from tamis.errors import RecipeError
-from tamis.formula import EpsMode, Moments, Momentum, Profile, Similarity, SubtaskAgg
-from tamis.gradient_source import GradientSource, Use, source_of
-from tamis.layers import ALL
-from tamis.objective import Loss
+from tamis.gradient.formula import EpsMode, Moments, Momentum, Profile, Similarity, SubtaskAgg
+from tamis.gradient.layers import ALL
+from tamis.gradient.objective import Loss
+from tamis.gradient.prepared import Job, prepare
+from tamis.gradient.source import GradientSource, Use, source_of
 from tamis.pool import Pool
-from tamis.prepared import Job, prepare
 from tamis.values import Reason
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Influence:
 
     score(z, k) = Σ_i w_i cos(Γ_i(z), V_ik) over `checkpoints`, w the mean learning rates of their epochs, scaled to sum
     to 1. `target`: the few-shot rows; `by` groups them into tasks (`source`, or `meta.FIELD`; `row`: every row is a
-    query of its own). `profile` fixes the formula (see `tamis.formula.Formula`): `recommended` corrects Adam's bias,
+    query of its own). `profile` fixes the formula (`tamis.gradient.formula`): `recommended` corrects Adam's bias,
     drops the momentum that all rows share and takes the mean gradient of a task; `less-official` is the released code
     to the letter; `tracin` is TracInCP: inner products of raw gradients, weighted by the learning rates as they are;
     `datainf` is DataInf: <g, H⁻¹V> at the last checkpoint, H over `curvature_rows` rows of the `pool`, drawn by their
@@ -102,7 +102,7 @@ class Influence:
         """
         import numpy as np
 
-        from tamis.influence import cosines, inner_products
+        from tamis.gradient.influence import cosines, inner_products
 
         source = self.source
         rows, reason = source.objective.examples(shard.read(), source.base())

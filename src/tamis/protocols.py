@@ -38,9 +38,9 @@ class Pass(Component, Protocol):
     starting workers. Fields named `model`, `checkpoints`, `target` and `pool` are filled by the run.
 
     `notes()`, where a pass has it, says in sentences what a reader of its signal must know (approximations, fallbacks);
-    they are shown wherever the signal is used. `unaligned` names arrays whose first axis is not rows (ragged values without offsets of their
-    own). A pass that must see the pool once has `fit(view, on) -> (arrays, facts)`: the arrays are stored and handed to
-    `measure` as `have["fit"]`; `facts["note"]` is one more such sentence.
+    they are shown wherever the signal is used. `unaligned` names arrays whose first axis is not rows (ragged values
+    without offsets of their own). A pass that must see the pool once has `fit(view, on) -> (arrays, facts)`: the arrays
+    are stored and handed to `measure` as `have["fit"]`; `facts["note"]` is one more such sentence.
     """
 
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:

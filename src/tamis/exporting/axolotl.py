@@ -2,13 +2,14 @@
 
 | kind | type of the block | fields |
 |---|---|---|
-| chat | chat_template | messages with `train` (a turn) and `train_detail` (characters of a turn), tools |
+| chat | chat_template | messages with `train` (a turn) and `train_detail` (characters of a turn), tools (text) |
 | text | completion | text |
 | pair | chat_template.default (rl: dpo) | messages, chosen, rejected |
 | rated | chatml.ultra (rl: kto) | system, prompt, completion, label |
 
-Axolotl trains the content of a turn and the first end token within three tokens behind it. Where tamis's mask is
-another one (line ends inside it, parts of a turn, rows cut at max_tokens), and for text, whose end Axolotl adds itself,
+Axolotl trains the content of a turn and the first end token within three tokens behind it (`axolotl_rule`). Where
+tamis's mask is another one (line ends inside it, parts of a turn, a token across the border, rows cut at max_tokens),
+and for text, whose end Axolotl adds itself,
 `NAME.tokenized.jsonl` holds `input_ids`, `attention_mask` and `labels`, which Axolotl takes as they are, and the block
 reads that file.
 """
@@ -16,17 +17,15 @@ reads that file.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any
 
+from tamis.exporting.axolotl_rule import NO_TEMPLATE, RuleCheck
 from tamis.exporting.chosen import Chosen, Files, Item, Notes, dump, labels, unlabelled, with_text_arguments
-from tamis.exporting.tables import tokenizer_of
-from tamis.exporting.turns import TurnMask, turn_masks
+from tamis.exporting.turns import turn_masks
 from tamis.values import Kind, Message, Row
 
 TOKENIZED = ".tokenized.jsonl"
-_DUMMY_ENDS = "[]"  # Axolotl finds a turn by its difference from "[[dummy_message]]": equal ends escape it
 
 _BLOCKS: dict[Kind, str] = {
     "chat": """    type: chat_template
@@ -64,22 +63,22 @@ class _State:
     """What is learned about the rows while they are written."""
 
     kind: Kind
-    tokenizer: Any = None
-    ends: Counter[int] = field(default_factory=Counter)
-    differ: Counter[str] = field(default_factory=Counter)
+    rule: RuleCheck
     longest: int = 0
+    end: str = ""  # of a turn, where it is not the end of sequence
 
 
 def write(chosen: Chosen, files: Files, notes: Notes) -> None:
     """Write the rows of the most common kind, the block and, where needed, the tokenized rows."""
-    state = _State(chosen.main_kind(), tokenizer_of(chosen))
+    rule = RuleCheck(chosen.model_name)
+    state = _State(chosen.main_kind(), rule)
     with_ids = chosen.model is not None and state.kind in ("chat", "text")
     tokens = files.text(files.beside(TOKENIZED)) if with_ids else None
     with files.text(files.out) as file:
         for item in chosen:
             _row(item, state, notes, file, tokens)
-    _choose_ends(state)
-    if tokens is not None and not state.differ:
+    state.end = rule.end_token() if rule.ends else ""
+    if tokens is not None and not rule.differ:
         files.drop(files.beside(TOKENIZED))
     with files.text(files.beside(".yaml")) as block:
         block.write(_block(chosen, files, state))
@@ -129,7 +128,7 @@ def _record(item: Item, state: _State) -> dict[str, Any] | str:
     base: dict[str, Any] = {"key": row.key, "source": row.source}
     if row.kind == "text":
         if item.rendered is not None:
-            state.differ["Axolotl puts an end token of its own behind a text"] += 1
+            state.rule.differ["Axolotl puts an end token of its own behind a text"] += 1
         return base | {"text": row.messages[0]["content"]}
     if row.kind == "pair":
         if len(row.chosen) != 1 or len(row.rejected) != 1:
@@ -139,6 +138,12 @@ def _record(item: Item, state: _State) -> dict[str, Any] | str:
         return _rated(row, base)
     made = base | {"messages": _messages(item, state)}
     return made | ({"tools": _tools(row.tools)} if row.tools is not None else {})
+
+
+def _tools(text: str) -> str:
+    """A list of tools as JSON text, which Axolotl reads; objects would lose their nulls and the order of their keys."""
+    tools = json.loads(text)
+    return text if isinstance(tools, list) else dump([tools])
 
 
 def _bare(messages: tuple[Message, ...]) -> list[Message]:
@@ -154,17 +159,6 @@ def _rated(row: Row, base: dict[str, Any]) -> dict[str, Any] | str:
     return base | {"system": system, "prompt": said[-2], "completion": said[-1], "label": row.label}
 
 
-def _tools(text: str) -> list[Any]:
-    """Tools with their parameters as JSON text, which Axolotl reads back: objects of many shapes are no column."""
-    made = []
-    for tool in json.loads(text):
-        function = tool.get("function")
-        if isinstance(function, dict) and isinstance(function.get("parameters"), dict):
-            tool = {**tool, "function": {**function, "parameters": dump(function["parameters"])}}
-        made.append(tool)
-    return made
-
-
 def _messages(item: Item, state: _State) -> list[Message]:
     messages = [
         {key: value for key, value in message.items() if key not in ("train", "train_detail")}
@@ -173,14 +167,13 @@ def _messages(item: Item, state: _State) -> list[Message]:
     ]
     if item.rendered is None:
         return messages
-    if item.rendered.truncated:
-        state.differ["cut at max_tokens"] += 1
-    for mask in turn_masks(item.row, item.rendered, state.tokenizer):
+    masks = turn_masks(item.row, item.rendered, state.rule.model)
+    state.rule.add(item.row, item.rendered, masks)
+    for mask in masks:
         message = messages[mask.message]
         message["train"] = mask.train
         if mask.spans is not None:
             message["train_detail"] = _detail(mask.spans, len(str(message["content"])))
-        _compare(mask, str(message.get("content") or ""), state)
     return messages
 
 
@@ -197,59 +190,35 @@ def _detail(spans: tuple[tuple[int, int], ...], size: int) -> list[dict[str, Any
     return pieces
 
 
-def _compare(mask: TurnMask, content: str, state: _State) -> None:
-    """Count the turn where Axolotl's rule would not give tamis's mask, as far as can be told."""
-    if not mask.train:
-        return
-    if not mask.exact:
-        state.differ["trained text that is not the content of its turn"] += 1
-    elif mask.spans is not None:
-        state.differ["parts of a turn"] += 1
-    elif len(mask.closing) != 1:
-        state.differ["line ends or nothing behind an answer, where Axolotl trains one end token"] += 1
-    elif content[:1] in _DUMMY_ENDS or content[-1:] in _DUMMY_ENDS:
-        state.differ["answers in brackets, of which Axolotl misses the ends"] += 1
-    else:
-        state.ends[mask.closing[0]] += 1
-
-
-def _choose_ends(state: _State) -> None:
-    """One end token for all rows: that of the tokenizer, or the one that the template writes."""
-    if len(state.ends) > 1:
-        state.differ["answers with different end tokens"] += min(state.ends.values())
-
-
 def _block(chosen: Chosen, files: Files, state: _State) -> str:
-    path = json.dumps(files.out.as_posix())
+    path, differ = json.dumps(files.out.as_posix()), state.rule.differ
     lines = ["# Written by tamis. Paste into the Axolotl config; the path is read from the folder axolotl runs in.\n"]
     lines.append(_RL.get(state.kind, ""))
-    lines.append("chat_template: tokenizer_default\n" if state.kind in ("chat", "pair") else "")
+    templated = state.kind in ("chat", "pair") and NO_TEMPLATE not in differ
+    lines.append("chat_template: tokenizer_default\n" if templated else "")
     limit = f"sequence_len: {max(state.longest, chosen.model.max_tokens)}\n" if chosen.model is not None else ""
-    lines += [limit, *_end_tokens(state), "datasets:\n"]
+    lines += [limit, _end_tokens(state), "datasets:\n"]
     own = f"  - path: {path}\n    ds_type: json\n{_BLOCKS.get(state.kind, '')}"
-    if not state.differ:
+    if not differ:
         return "".join([*lines, own])
     tokenized = json.dumps(files.beside(TOKENIZED).as_posix())
     lines.append(f"  - path: {tokenized}\n    ds_type: json\n    type:\n")
     lines.append("# Or the messages, masked by Axolotl's own rule, which is another one for these rows:\n")
-    lines += [f"#   {why} ({count} turns or rows)\n" for why, count in state.differ.most_common()]
+    lines += [f"#   {why} ({count} rows)\n" for why, count in differ.most_common()]
     return "".join([*lines, *(f"# {line}\n" for line in own.splitlines())])
 
 
-def _end_tokens(state: _State) -> list[str]:
-    other = [token for token in state.ends if token != state.tokenizer.eos_token_id]
-    if len(state.ends) != 1 or not other:
-        return []
-    return [f"eot_tokens:\n  - {json.dumps(state.tokenizer.convert_ids_to_tokens(other[0]))}\n"]
+def _end_tokens(state: _State) -> str:
+    return f"eot_tokens:\n  - {json.dumps(state.end)}\n" if state.end else ""
 
 
 def _say(chosen: Chosen, files: Files, state: _State, notes: Notes) -> None:
     notes.say("meta has no one shape and makes no column; key leads back to it", notes.lost["meta"])
     notes.say("Axolotl does not use row weights; they stand in the column weight", chosen.weights is not None)
-    notes.say("parameters of tools and arguments of tool calls are JSON text", chosen.has_tools())
-    if state.differ:
+    notes.say("tools and the arguments of tool calls are JSON text", chosen.has_tools())
+    if state.rule.differ:
         name = files.beside(TOKENIZED).name
-        why = "; ".join(why for why, _ in state.differ.most_common())
+        why = "; ".join(why for why, _ in state.rule.differ.most_common())
         text = f"Axolotl's own rule would mask otherwise ({why}): the block reads the token ids in {name}"
         notes.say(text)
         notes.say("the token ids carry no row weights", chosen.weights is not None)

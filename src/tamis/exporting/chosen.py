@@ -46,6 +46,11 @@ class Chosen:
     model: ModelRef | None = None
     linter: Linter | None = None
 
+    @property
+    def model_name(self) -> str:
+        """The model whose template renders the rows; empty where none was given."""
+        return self.model.name if self.model is not None else ""
+
     def __iter__(self) -> Iterator[Item]:
         for batch in self.batches():
             yield from batch

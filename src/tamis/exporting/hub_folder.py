@@ -14,7 +14,7 @@ from typing import Any
 
 from tamis.errors import DataError
 from tamis.exporting.chosen import Chosen, Files, Item, Notes, dump, with_text_arguments
-from tamis.exporting.tables import mask_types, masks, say_masks, tokenizer_of
+from tamis.exporting.tables import mask_types, masks, say_masks
 from tamis.values import Kind, Message
 
 CARD = "README.md"
@@ -85,7 +85,7 @@ class _Table:
         import pyarrow.parquet as pq
 
         self.kind = kind
-        self.tokenizer = tokenizer_of(chosen) if kind != "pair" else None
+        self.model = chosen.model_name if kind != "pair" else ""
         self.extra = _extra_keys(chosen, kind)
         self.lost = [
             f"{key} of messages is JSON text, for its values are of several types"
@@ -109,7 +109,7 @@ class _Table:
         if self.kind == "rated":
             yield "label", pa.bool_()
         yield from (("tools", pa.string()), ("meta", pa.string()))
-        if self.tokenizer is not None:
+        if self.model:
             yield from mask_types().items()
 
     def add(self, items: Sequence[Item]) -> None:
@@ -135,7 +135,7 @@ class _Table:
         else:
             made |= {"prompt": self._plain(row.messages)}
             made |= {"chosen": self._plain(row.chosen), "rejected": self._plain(row.rejected)}
-        return made | (masks(item, self.tokenizer) if item.rendered is not None else {})
+        return made | (masks(item, self.model) if item.rendered is not None else {})
 
     def _plain(self, messages: Sequence[Message]) -> list[Message]:
         as_text = [key for key, texts in self.extra.items() if not texts]

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tamis.errors import DataError
+from tamis.exporting.answers import find_answers
 from tamis.exporting.chosen import Chosen, Files, Item, Notes, dump, unlabelled
-from tamis.exporting.tables import tokenizer_of
 from tamis.exporting.turns import turn_masks
 from tamis.values import Kind, Message, Row
 
@@ -46,7 +46,6 @@ def write(chosen: Chosen, files: Files, notes: Notes) -> None:
     """Write the rows of the most common kind as one JSON array, and the entry named like the file."""
     kind = chosen.main_kind()
     tools = chosen.has_tools() and kind != "text"
-    tokenizer = tokenizer_of(chosen)
     with files.text(files.out) as file:
         file.write("[")
         for item in chosen:
@@ -55,7 +54,7 @@ def write(chosen: Chosen, files: Files, notes: Notes) -> None:
             except _Refused as error:
                 notes.skip(str(error))
                 continue
-            _count_losses(item, tokenizer, notes)
+            _count_losses(item, chosen.model_name, notes)
             if item.weight is not None:
                 record["weight"] = item.weight
             file.write(("," if notes.written else "") + "\n" + dump(record))
@@ -131,7 +130,7 @@ def _function(call: dict[str, Any]) -> dict[str, Any]:
     return {"name": call["function"]["name"], "arguments": arguments}
 
 
-def _count_losses(item: Item, tokenizer: Any, notes: Notes) -> None:
+def _count_losses(item: Item, model: str, notes: Notes) -> None:
     row = item.row
     if row.meta:
         notes.lost["meta"] += 1
@@ -139,11 +138,16 @@ def _count_losses(item: Item, tokenizer: Any, notes: Notes) -> None:
         notes.lost["keys of messages other than role, content and tool calls"] += 1
     if row.kind != "chat" or item.rendered is None:
         return
-    masks = turn_masks(row, item.rendered, tokenizer)
+    masks = turn_masks(row, item.rendered, model)
     if any(not mask.train or mask.spans is not None for mask in masks):
         notes.lost["the mask of turns, or of parts of turns,"] += 1
     if item.rendered.truncated:
         notes.lost["the cut at max_tokens (set cutoff_len)"] += 1
+        return
+    trained = {mask.message for mask in masks if mask.train}
+    answers = find_answers(row, item.rendered, model) or []
+    if any(item.rendered.turn[one.first] < 0 for one in answers if one.first < one.stop and one.message in trained):
+        notes.lost["the token across the start of an answer (LLaMA-Factory encodes apart what precedes it)"] += 1
 
 
 def _more_than_text(row: Row) -> bool:

@@ -12,26 +12,25 @@ from tamis.exporting.turns import turn_masks
 from tamis.pool import encode, schema
 
 
-def masks(item: Item, tokenizer: Any) -> dict[str, list[Any]]:
+def masks(item: Item, model: str) -> dict[str, list[Any]]:
     """`train` (one flag per message), `input_ids` and `labels` of a rendered row; empty lists where none is trained."""
     assert item.rendered is not None
     flags = [False] * len(item.row.messages)
     if item.row.kind == "text":
         flags = [not item.rendered.reason] * len(flags)
     elif not item.rendered.reason:
-        for mask in turn_masks(item.row, item.rendered, tokenizer):
+        for mask in turn_masks(item.row, item.rendered, model):
             flags[mask.message] = mask.train
     return {"train": flags, **labels(item.rendered)}
 
 
 def write_jsonl(chosen: Chosen, files: Files, notes: Notes) -> None:
     """Key, source, kind, messages (or prompt, chosen, rejected), tools, label, meta, weight, masks: one row a line."""
-    tokenizer = tokenizer_of(chosen)
     with files.text(files.out) as file:
         for item in chosen:
             record = _record(item)
             if item.rendered is not None:
-                record |= masks(item, tokenizer)
+                record |= masks(item, chosen.model_name)
             file.write(dump(record) + "\n")
             notes.written += 1
     say_masks(chosen, notes)
@@ -59,7 +58,6 @@ def write_parquet(chosen: Chosen, files: Files, notes: Notes) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tokenizer = tokenizer_of(chosen)
     columns = schema().append(pa.field("rank", pa.int64()))
     if chosen.weights is not None:
         columns = columns.append(pa.field("weight", pa.float32()))
@@ -71,7 +69,7 @@ def write_parquet(chosen: Chosen, files: Files, notes: Notes) -> None:
             records = []
             for item in batch:
                 record = encode(item.row) | {"rank": item.rank, "weight": item.weight}
-                records.append(record | (masks(item, tokenizer) if item.rendered is not None else {}))
+                records.append(record | (masks(item, chosen.model_name) if item.rendered is not None else {}))
             writer.write_table(pa.Table.from_pylist(records, schema=columns))
             notes.written += len(batch)
     notes.say("messages, chosen, rejected and meta are JSON text")
@@ -83,15 +81,6 @@ def mask_types() -> Mapping[str, Any]:
     import pyarrow as pa
 
     return {"train": pa.list_(pa.bool_()), "input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())}
-
-
-def tokenizer_of(chosen: Chosen) -> Any:
-    """The tokenizer of the model that labels are made with, or None."""
-    if chosen.model is None:
-        return None
-    from tamis.chat_template import chat_template
-
-    return chat_template(chosen.model.name).tokenizer
 
 
 def say_masks(chosen: Chosen, notes: Notes) -> None:

@@ -1,9 +1,12 @@
-"""The label mask of a rendered chat in terms of its messages: which turns are trained, which characters, which ends."""
+"""The label mask of a rendered chat in terms of its messages: which turns, and which of their characters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from tamis.chat_template import chat_template
+from tamis.exporting.answers import find_answers
 
 if TYPE_CHECKING:
     from tamis.rendering import Rendered
@@ -14,7 +17,7 @@ CLOSING = 8  # tokens at most behind the content of an answer: end of turn, line
 
 @dataclass(frozen=True)
 class TurnMask:
-    """What is trained of one assistant message: `spans` of its content in characters (None: all of it), `closing` ids.
+    """What is trained of one assistant message: `spans` of its content in characters (None: all of it).
 
     `exact` is False where the trained tokens cannot be found again in the content (tool calls, rewritten text).
     """
@@ -22,17 +25,17 @@ class TurnMask:
     message: int
     train: bool
     spans: tuple[tuple[int, int], ...] | None = None
-    closing: tuple[int, ...] = ()
     exact: bool = True
 
 
-def turn_masks(row: Row, rendered: Rendered, tokenizer: Any) -> list[TurnMask]:
-    """The label mask of a rendered chat, in terms of its messages: one entry for every assistant message, in order."""
+def turn_masks(row: Row, rendered: Rendered, model: str) -> list[TurnMask]:
+    """The label mask of a chat that `model` rendered: one entry for every assistant message, in order."""
+    tokenizer = chat_template(model).tokenizer
     places = [place for place, message in enumerate(row.messages) if message.get("role") == "assistant"]
     runs = _runs(rendered)
     owners = dict(zip(range(len(places)), places, strict=True))
     if len(rendered.headers) != len(places):  # the template leaves turns out of the loss
-        owners = _matched(row, places, runs, tokenizer)
+        owners = _placed(row, rendered, model) or _matched(row, places, runs, tokenizer)
     made = {place: TurnMask(place, False) for place in places}
     for number, parts in runs.items():
         if number in owners:
@@ -54,6 +57,16 @@ def _runs(rendered: Rendered) -> dict[int, list[list[int]]]:
     return found
 
 
+def _placed(row: Row, rendered: Rendered, model: str) -> dict[int, int]:
+    """Messages of the turns by where their contents stand; none where that cannot be told."""
+    owners: dict[int, int] = {}
+    turns = rendered.turn.tolist()
+    for answer in find_answers(row, rendered, model) or []:
+        trained = {number for number in turns[answer.first : max(answer.stop, answer.first + 1)] if number >= 0}
+        owners |= dict.fromkeys(trained, answer.message)
+    return owners
+
+
 def _matched(row: Row, places: list[int], runs: dict[int, list[list[int]]], tokenizer: Any) -> dict[int, int]:
     """Messages of the turns by what they say, each after the one before."""
     owners: dict[int, int] = {}
@@ -61,7 +74,7 @@ def _matched(row: Row, places: list[int], runs: dict[int, list[list[int]]], toke
     for number, parts in runs.items():
         while left:
             place = left.pop(0)
-            if _split(parts[0], str(row.messages[place].get("content") or ""), tokenizer) is not None:
+            if _said(parts[0], str(row.messages[place].get("content") or ""), tokenizer) is not None:
                 owners[number] = place
                 break
     return owners
@@ -72,23 +85,21 @@ def _turn_mask(place: int, message: dict[str, Any], parts: list[list[int]], toke
     if message.get("tool_calls"):
         return TurnMask(place, True, exact=False)
     spans: list[tuple[int, int]] = []
-    closing: tuple[int, ...] = ()
     start = 0
     for ids in parts:
-        found = _split(ids, content[start:], tokenizer)
-        if found is None:
+        text = _said(ids, content[start:], tokenizer)
+        if text is None:
             return TurnMask(place, True, exact=False)
-        text, closing = found
         low = content.index(text, start)
         spans += [(low, low + len(text))] if text else []
         start = low + len(text)
     if len(spans) == 1 and content[slice(*spans[0])] == content.strip():
-        return TurnMask(place, True, None, closing)
-    return TurnMask(place, True, tuple(spans), closing)
+        return TurnMask(place, True)
+    return TurnMask(place, True, tuple(spans))
 
 
-def _split(ids: list[int], content: str, tokenizer: Any) -> tuple[str, tuple[int, ...]] | None:
-    """The part of `content` that these tokens say, and the closing behind it: special tokens and white space alone.
+def _said(ids: list[int], content: str, tokenizer: Any) -> str | None:
+    """The part of `content` that these tokens say before their closing: special tokens and white space alone.
 
     None where the tokens say something else, or nothing though the content says something.
     """
@@ -96,7 +107,7 @@ def _split(ids: list[int], content: str, tokenizer: Any) -> tuple[str, tuple[int
         head, tail = ids[: len(ids) - cut], ids[len(ids) - cut :]
         if tokenizer.decode(tail, skip_special_tokens=True).strip():
             return None
-        text = tokenizer.decode(head, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
+        text: str = tokenizer.decode(head, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
         if text in content and (text or not content.strip()):
-            return text, tuple(tail)
+            return text
     return None

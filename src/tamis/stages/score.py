@@ -45,14 +45,20 @@ def score(
     signals = measure_needs(pool, needs, work, given)
     columns: dict[str, Column] = {}
     for name, scorer in scorers.items():
-        columns |= _columns(pool, name, scorer, signals, work)
-    _register(pool, columns, scorers, work)
+        made = _columns(pool, name, scorer, signals, work)
+        if twice := sorted(columns.keys() & made.keys()):
+            raise RecipeError(f"two scorers make the column {twice[0]!r}; give their classes different names")
+        columns |= made
+        _register(pool, made, name, scorer, work)
     return Scored(columns, signals)
 
 
 def full_name(scorer: str, view: str, model: str) -> str:
-    """`scorer.view@model`, with characters that files and expressions cannot carry replaced."""
-    return f"{scorer}.{_SAFE.sub('_', view)}@{_SAFE.sub('_', model)}"
+    """`scorer.view@model`, with characters that files and expressions cannot carry replaced.
+
+    A third party's scorer `my_package.scoring:Surprise` is called by its class: filters can name `Surprise`.
+    """
+    return f"{scorer.rpartition(':')[2]}.{_SAFE.sub('_', view)}@{_SAFE.sub('_', model)}"
 
 
 def _columns(
@@ -107,15 +113,14 @@ def _checked(name: str, column: Column) -> Column:
     return column
 
 
-def _register(pool: Pool, columns: Mapping[str, Column], scorers: Mapping[str, Scorer], work: Workspace) -> None:
+def _register(pool: Pool, columns: Mapping[str, Column], by: str, scorer: Scorer, work: Workspace) -> None:
     """Note which columns a pool has, for `tamis columns`, `scores` and `filter`."""
     file = registry(pool, work)
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for name, column in columns.items():
-        scorer = scorers[name.partition(".")[0]]
         known[name] = {
             "unit": column.unit,
-            "scorer": name.partition(".")[0],
+            "scorer": by,
             "settings": digests.canonical(scorer),
             "folder": digests.of_json(name),
         }

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from tamis.checkpoints import Checkpoint
-    from tamis.formula import Formula
+    from tamis.gradient.formula import Formula
 
 
 class Direction:

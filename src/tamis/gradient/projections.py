@@ -2,8 +2,8 @@
 
 A gradient of length p becomes a vector of `dim` numbers whose inner products are those of the gradients, up to noise
 of variance about 1 / dim for unit vectors. All are linear and unbiased, E <Sx, Sy> = <x, y>. Every entry of the random
-matrix is a function of (seed, checkpoint, layer, coordinate), drawn by `tamis.counters`: batches, shards, devices and
-the order of layers change nothing.
+matrix is a function of (seed, checkpoint, layer, coordinate), drawn by `tamis.gradient.counters`: batches, shards,
+devices and the order of layers change nothing.
 
     sjlt        every coordinate is added, with a random sign, to one bucket in each of `nonzeros` ranges of buckets
                 (Kane and Nelson 2014, arXiv 1012.1577)
@@ -94,7 +94,7 @@ class _Keyed:
         self.bytes = 0
 
     def key(self, name: str) -> int:
-        from tamis.counters import key_of
+        from tamis.gradient.counters import key_of
 
         return key_of(self.projection.kind, self.projection.seed, self.stream, name)
 
@@ -138,7 +138,7 @@ class Sjlt(_Keyed):
         """(nonzeros, size) int32: the sum that takes each entry."""
         import torch
 
-        from tamis.counters import below, bits
+        from tamis.gradient.counters import below, bits
 
         count, span = self.projection.nonzeros, self.dim // self.projection.nonzeros
         number = torch.arange(count, device=self.device)[:, None]
@@ -153,7 +153,7 @@ class Rotation(_Keyed):
         """Add a layer, as `Sketch` says."""
         import torch
 
-        from tamis.counters import below, bits, key_of, signs
+        from tamis.gradient.counters import below, bits, key_of, signs
 
         size = part.shape[1]
         sign = self.once(name, lambda: signs(self.key(name), 0, -(-size // 64), 1, self.device).view(-1)[:size])
@@ -188,7 +188,7 @@ class Srht(_Keyed):
         return sums / math.sqrt(self.dim)
 
     def _sign(self, name: str, size: int) -> torch.Tensor:
-        from tamis.counters import signs
+        from tamis.gradient.counters import signs
 
         return signs(self.key(name), 0, -(-size // 64), 1, self.device).view(-1)[:size]
 
@@ -196,7 +196,7 @@ class Srht(_Keyed):
         """(dim,) int64 rows of the transform, none twice, in random order."""
         import torch
 
-        from tamis.counters import bits, key_of
+        from tamis.gradient.counters import bits, key_of
 
         drawn = bits(key_of(self.key(name), "rows"), torch.arange(length, device=self.device))
         return torch.argsort(drawn, stable=True)[: self.dim]
@@ -218,7 +218,7 @@ class Rademacher(_Keyed):
 
     def matrix(self, name: str, start: int, stop: int) -> torch.Tensor:
         """(stop - start, dim) float32 of ±1: the rows of coordinates start … stop - 1 of a layer."""
-        from tamis.counters import signs
+        from tamis.gradient.counters import signs
 
         return signs(self.key(name), start, stop, self.dim // 64, self.device)
 
@@ -252,7 +252,7 @@ class Logra(_Keyed):
 
     def _signs(self, name: str, size: int) -> torch.Tensor:
         """(size, side) of ±1."""
-        from tamis.counters import signs
+        from tamis.gradient.counters import signs
 
         return signs(self.key(name), 0, size, -(-self.side // 64), self.device)[:, : self.side]
 

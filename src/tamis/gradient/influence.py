@@ -1,7 +1,7 @@
 """Influence of training rows on target tasks, exact: inner products of directions Γ with the vectors V of tasks.
 
 Nothing is projected and nothing is stored: inner products and norms add up layer by layer while the backward pass runs.
-The formulas are those of `tamis.formula`.
+The formulas are those of `tamis.gradient.formula`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tamis.objective import SFT
+from tamis.gradient.objective import SFT
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from tamis.directions import Direction
-    from tamis.formula import SubtaskAgg
-    from tamis.objective import Example, Objective, Opened
+    from tamis.gradient.directions import Direction
+    from tamis.gradient.formula import SubtaskAgg
+    from tamis.gradient.objective import Example, Objective, Opened
     from tamis.values import Machine
 
 

@@ -5,7 +5,7 @@ batched backward pass: x as the layer's input, dL/dy as it flows through the lay
 over (b, out, in) gradients the moment that the backward pass reaches it, and only one layer's are alive at a time. No
 weight gradient is computed beside them, and the backward pass ends at the first tapped layer. The two matrices of a
 LoRA module are two linear layers: G of B's output holds the scaling alpha / r already. Where it can be, such a module
-runs as one (`tamis.one_product`).
+runs as one (`tamis.gradient.one_product`).
 
 Padding is on the right, where causal attention keeps it out of every real token; a token without a label starts no
 gradient. So padding and masked tokens contribute exact zeros.
@@ -61,7 +61,7 @@ def tapped(model: Any, layers: Mapping[str, torch.nn.Linear], consume: Consume) 
     The layers, which are the model's, must not be used twice in a forward pass, and see (b, t, in) inputs: a ModelError
     says so.
     """
-    from tamis.one_product import one_product_modules
+    from tamis.gradient.one_product import one_product_modules
 
     def tap(name: str, layer: torch.nn.Linear) -> Any:
         def forward(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -102,7 +102,7 @@ def example_sums(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> tuple[t
     import torch.nn.functional as functional
 
     from tamis.forward import forward_of
-    from tamis.head_loss import head_losses, plain_head
+    from tamis.gradient.head_loss import head_losses, plain_head
     from tamis.logits import selected_logits
 
     labelled = labels[:, 1:]

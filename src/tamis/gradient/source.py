@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tamis.checkpoints import MOMENTS, Checkpoint
 from tamis.errors import DataError, TrainError
-from tamis.formula import PROFILES, Formula, Profile
-from tamis.layers import ALL, check_layers, choose_layers
+from tamis.gradient.formula import PROFILES, Formula, Profile
+from tamis.gradient.layers import ALL, check_layers, choose_layers
+from tamis.gradient.objective import SFT, Objective, Opened
 from tamis.models import ModelRef
-from tamis.objective import SFT, Objective, Opened
 
 if TYPE_CHECKING:
-    from tamis.directions import Direction
+    from tamis.gradient.directions import Direction
 
 Use = Literal["all", "last"]
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class GradientSource:
 
     def direction(self, number: int, opened: Opened) -> Direction:
         """Γ of that checkpoint."""
-        from tamis.directions import Direction
+        from tamis.gradient.directions import Direction
 
         return Direction(self.formula, self.used[number], opened.device, opened.layers)
 
@@ -106,11 +106,11 @@ class GradientSource:
 def open_checkpoint(checkpoint: Checkpoint, device: str, layers: str = ALL) -> Opened:
     """Open the model of a checkpoint, frozen: its LoRA matrices, or all linear layers of a full model but the head.
 
-    `layers`: those of them that count, as `tamis.layers.choose_layers` takes it.
+    `layers`: those of them that count, as `tamis.gradient.layers.choose_layers` takes it.
     """
     import warnings
 
-    from tamis.gradients import linear_layers, lora_layers
+    from tamis.gradient.per_example import linear_layers, lora_layers
     from tamis.models import open_model
 
     with warnings.catch_warnings():

@@ -1,7 +1,7 @@
 """Formulas of influence: how gradients become the direction Γ of a row, the vector V of a task, and a score.
 
-    Γ(z)      direction in which a row z alone would move the parameters (`tamis.directions`)
-    V_k       target vector of task k, from the raw gradients of its rows (`tamis.influence.task_vectors`)
+    Γ(z)      direction in which a row z alone would move the parameters (`tamis.gradient.directions`)
+    V_k       target vector of task k, from the raw gradients of its rows (`tamis.gradient.influence.task_vectors`)
     score     Σ_i w_i <Γ_i(z), V_ik>, divided by ‖Γ_i(z)‖ where the similarity is the cosine
 
 Sources: LESS (Xia et al. 2024, arXiv 2402.04333), TracInCP (Pruthi et al. 2020, arXiv 2002.08484), DataInf (Kwon et
@@ -35,7 +35,7 @@ class Formula:
     vector along the mean gradient (`cos_mean`, the paper), the mean of the unit gradients (`mean_cos`, the code), or
     the mean gradient as it is (`mean`). `similarity`: whether the length of Γ counts (`dot`) or not (`cosine`).
     `weights` of checkpoints: mean learning rates of their epochs, scaled to sum to 1 (`share`) or as they are (`rate`).
-    `curvature: datainf` puts the inverse of a damped Fisher matrix before V (`tamis.curvature`).
+    `curvature: datainf` puts the inverse of a damped Fisher matrix before V (`tamis.gradient.curvature`).
     """
 
     moments: Moments = "less"

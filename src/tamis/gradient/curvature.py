@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tamis.errors import DataError
-from tamis.objective import SFT
+from tamis.gradient.objective import SFT
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from tamis.objective import Example, Objective, Opened
+    from tamis.gradient.objective import Example, Objective, Opened
     from tamis.pool import Pool
     from tamis.values import Machine, Row
 
@@ -53,7 +53,7 @@ def inverse_products(
     import numpy as np
     import torch
 
-    from tamis.influence import sweep, token_lengths, wide
+    from tamis.gradient.influence import sweep, token_lengths, wide
 
     squares, damping, good = _squares(opened, rows, on, objective)
     kept = np.flatnonzero(good)
@@ -85,7 +85,7 @@ def _squares(
     import numpy as np
     import torch
 
-    from tamis.influence import sweep, token_lengths, wide
+    from tamis.gradient.influence import sweep, token_lengths, wide
 
     if not len(rows):
         raise DataError("curvature: no row of the sample of the pool has an answer to differentiate")

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tamis.errors import DataError
-from tamis.gradient_source import GradientSource
+from tamis.gradient.source import GradientSource
+from tamis.gradient.targets import Tasks, read_tasks
 from tamis.pool import Pool
-from tamis.targets import Tasks, read_tasks
 from tamis.values import Machine
 
 if TYPE_CHECKING:
     import torch
 
-    from tamis.directions import Direction
-    from tamis.objective import Opened
+    from tamis.gradient.directions import Direction
+    from tamis.gradient.objective import Opened
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Prepared:
     def _measure(self, number: int, group: range) -> dict[str, torch.Tensor]:
         import numpy as np
 
-        from tamis.influence import task_vectors
+        from tamis.gradient.influence import task_vectors
 
         opened, _ = self.model(number)
         formula, tasks = self.source.formula, self.tasks
@@ -110,7 +110,7 @@ class Prepared:
     def _through_curvature(self, opened: Opened, vectors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         import numpy as np
 
-        from tamis.curvature import inverse_products, sample_rows
+        from tamis.gradient.curvature import inverse_products, sample_rows
 
         if self.job.pool is None:
             raise DataError("influence with curvature (datainf) needs the pool, of which it draws rows")

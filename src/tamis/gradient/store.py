@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tamis.encodings import Encoding
 from tamis.errors import DataError
-from tamis.formula import Formula
-from tamis.gradient_source import GradientSource
-from tamis.objective import Objective
-from tamis.projections import Projection
+from tamis.gradient.encodings import Encoding
+from tamis.gradient.formula import Formula
+from tamis.gradient.objective import Objective
+from tamis.gradient.projections import Projection
+from tamis.gradient.source import GradientSource
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tamis.checkpoints import Checkpoint
-    from tamis.directions import Direction
-    from tamis.objective import Example, Opened
-    from tamis.projections import Sketch
+    from tamis.gradient.directions import Direction
+    from tamis.gradient.objective import Example, Opened
+    from tamis.gradient.projections import Sketch
     from tamis.values import Machine
 
 Put = Callable[["NDArray[np.int64]", "torch.Tensor"], None]
@@ -117,7 +117,7 @@ def project_rows(
     """
     import torch
 
-    from tamis.influence import sweep, token_lengths, wide
+    from tamis.gradient.influence import sweep, token_lengths, wide
 
     def one(batch: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         sums = sketch.start(len(batch))

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.gradient_source import GradientSource
-    from tamis.objective import Example
+    from tamis.gradient.objective import Example
+    from tamis.gradient.source import GradientSource
     from tamis.pool import Pool
 
 log = logging.getLogger(__name__)

@@ -77,7 +77,7 @@ class Objective:
         self, opened: Opened, examples: Sequence[Any], consume: Callable[[str, torch.Tensor], None]
     ) -> torch.Tensor:
         """(b,) losses; `consume(name, gradient)` gets (b, out, in) of every layer."""
-        from tamis.gradients import pad, per_example, per_pair
+        from tamis.gradient.per_example import pad, per_example, per_pair
 
         if self.loss == "sft":
             return per_example(opened.model, opened.layers, *pad(list(examples), opened.device), consume)
