@@ -61,6 +61,7 @@ STORED: dict[str, dict[str, Any]] = {
     "rotation, float16": {"projection": "rotation"},
     "srht, float16": {"projection": "srht"},
     "rademacher, float16": {"projection": "rademacher"},
+    "logra on raw gradients, float16": {"projection": "logra", "moments": "raw"},
 }
 
 
@@ -151,14 +152,19 @@ def recipe(pool: Path) -> dict[str, Any]:
         NAMES[f"way_{number}"] = name
     for number, (name, settings) in enumerate(STORED.items()):
         stages[f"store_{number}"] = {"pass": "gradients", "checkpoints": "@warmup", "dim": DIM, **settings}
-        stages[f"query_{number}"] = {"pass": "gradient-query", "from": f"@store_{number}", "by": "source"}
+        stages[f"query_{number}"] = {
+            **{"pass": "gradient-query", "from": f"@store_{number}", "checkpoints": "@warmup", "by": "source"}
+        }
         NAMES[f"query_{number}"] = name
-    stages["near"] = {"select": "rds-plus", "budget": "30%"}
+    stages["near"] = {"select": "rds-plus", "budget": "70%"}  # 5 % a skill
     influence("prefiltered", only="@near")
     stages["some"] = {"select": "random", "budget": "20%", "seed": 7}
     influence("marks", only="@some")
     stages["landmarks"] = {"pass": "landmarks", "from": "@marks"}
-    NAMES.update(prefiltered="only the 30 % nearest by RDS+", landmarks="landmarks: 20 % exact, the rest interpolated")
+    NAMES.update(
+        prefiltered="only the rows nearest by RDS+, 5 % a skill",
+        landmarks="landmarks: 20 % exact, the rest interpolated",
+    )
     return {
         "name": "less-truth",
         "model": {"name": "tamis:tiny-lm", "max_tokens": 256},
