@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientSimilarity:
-    """Influence of every row on each target task, one column a task; in LESS the cosine of its Adam direction."""
+    """Influence of every row on each target task; in LESS the cosine of its Adam direction."""
 
     revision: ClassVar[int] = 1
 

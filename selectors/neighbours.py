@@ -62,7 +62,7 @@ class KnnUniform:
 
 @dataclass(frozen=True, kw_only=True)
 class Tsds:
-    """TSDS: transport of the target onto its nearest rows, near-duplicates sharing one row's part (Liu et al., 2024).
+    """TSDS: the target moved onto its nearest rows, where near-duplicates share (Liu et al., 2024).
 
     The rows get the mass of the optimum of alpha / scale · mean transport distance + (1 - alpha) · τ, where no query
     may give a row more than τ / density of its mass (KNN-KDE): a small τ spreads the mass over many neighbours.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Uot:
-    """UOT: rows that get most mass when the target is transported onto the pool (2602.14696, entropic, unbalanced).
+    """UOT: rows that get most mass when the target is transported onto the pool (2602.14696).
 
     Every query sends 1 / M; the cost of a row is (1 - cosine) / 2, `by` influence (a query is a target row where the
     pass was run with `by: row`, else a task) or by hidden states (`rds`); the plan is smoothed by `reg` times its

@@ -185,10 +185,10 @@ class World:
                 store.save_arrays(folder, arrays)
         return folders
 
-    def signals(self, pool: Pool, folder: Path) -> dict[str, list[Path]]:
+    def signals(self, pool: Pool, folder: Path, without: Sequence[str] = ()) -> dict[str, list[Path]]:
         """Every signal of a pool, written as the store writes it."""
         folders: dict[str, list[Path]] = {}
-        for name in catalogue.PASSES:
+        for name in (name for name in catalogue.PASSES if name not in without):
             for number, arrays in enumerate(self.measure(name, pool)):
                 part = folder / name / str(number)
                 part.mkdir(parents=True)

@@ -35,9 +35,7 @@ GPU_CODE = (
     "chat_template",
     "batching",
     "forward",
-    "gradients",
     "likelihood",
-    "influence",
 )
 
 
@@ -143,7 +141,12 @@ def test_heavy_modules_are_imported_inside_functions() -> None:
 
 def gpu_files() -> list[Path]:
     named_files = [CORE / f"{name}.py" for name in GPU_CODE]
-    return [*named_files, *files_of(ROOT / "scorers" / "passes"), *files_of(ROOT / "trainers")]
+    return [
+        *named_files,
+        *files_of(CORE / "gradient"),
+        *files_of(ROOT / "scorers" / "passes"),
+        *files_of(ROOT / "trainers"),
+    ]
 
 
 def test_what_runs_on_a_gpu_machine_needs_only_what_is_there() -> None:

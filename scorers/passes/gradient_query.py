@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,14 +24,22 @@ if TYPE_CHECKING:
     from tamis.views import ShardSignals
 
 
+log = logging.getLogger(__name__)
+SAID_BELOW = 0.999  # share of a task's squared norm in the span of a store, below which the query says so
+
+
 @dataclass(frozen=True, kw_only=True)
 class GradientQuery:
-    """Influence on a target from stored gradients: the target's gradients, projected alike, and one blocked product.
+    """Influence on a target from stored gradients: its own, projected alike, in one blocked product.
 
     Makes the signal `influence` with the same arrays as the pass of that name, so that everything that reads it works.
     Formula, layers, loss, projection and encoding are those of the store; `checkpoints` must hold the ones that it was
     made with. `by` groups the target into tasks as in `influence`; `subtask_agg` and `similarity` override the
     formula's, since they change nothing that is stored.
+
+    A store of `projection: span` is exact for the rows that it was made with, however they are grouped. Of another
+    target's V it sees the part in their span, <Γ, P V>: a warning gives the least share ‖P V‖² / ‖V‖² over tasks and
+    checkpoints. Where that is small, measure a store for the new target.
     """
 
     revision: ClassVar[int] = 1
@@ -105,15 +114,25 @@ def _queries(job: Job, contents: Contents) -> tuple[Tasks, torch.Tensor]:
     import torch
 
     from tamis.gradient.prepared import Prepared
-    from tamis.gradient.store import balances_of, project_vectors
+    from tamis.gradient.store import balances_of, project_vectors, shares_kept
 
+    shares: list[float] = []
     ready = Prepared(job)
     every, dim = len(ready.tasks.names), contents.projection.dim
     queries = torch.zeros(len(job.source.used), every, dim, device=job.device)
     for number in range(len(job.source.used)):
         opened, direction = ready.model(number)
         balances = balances_of(direction, opened, contents.balanced)
-        sketch = contents.projection.sketch(number, job.device, opened.shapes)
+        sketch = contents.sketch(number, opened, job.on, job.vector_bytes)
         for group in ready.groups(number):
-            queries[number, group.start : group.stop] = project_vectors(sketch, ready.vectors(number, group), balances)
+            vectors = ready.vectors(number, group)
+            found = queries[number, group.start : group.stop] = project_vectors(sketch, vectors, balances)
+            if contents.span is not None:
+                shares.append(float(shares_kept(found, vectors).min()))
+    if shares and min(shares) < SAID_BELOW:
+        log.warning(
+            "the store keeps the span of another target's gradients: of the squared norm of these tasks' vectors it "
+            "holds %.1f %% at least, and the rest counts as 0",
+            100 * min(shares),
+        )
     return ready.tasks, queries

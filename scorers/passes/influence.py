@@ -28,7 +28,7 @@ UNIT = "gradient product"  # of scores that are no cosines
 
 @dataclass(frozen=True, kw_only=True)
 class Influence:
-    """Influence of every row on the tasks of a target (LESS, TracIn, DataInf), exact, without projection or store.
+    """Influence of every row on the tasks of a target, exact, nothing stored (LESS, TracIn, DataInf).
 
     score(z, k) = Σ_i w_i cos(Γ_i(z), V_ik) over `checkpoints`, w the mean learning rates of their epochs, scaled to sum
     to 1. `target`: the few-shot rows; `by` groups them into tasks (`source`, or `meta.FIELD`; `row`: every row is a

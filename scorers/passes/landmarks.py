@@ -25,11 +25,11 @@ LEAST = 8  # landmarks below which no interpolation is worth the name
 
 @dataclass(frozen=True, kw_only=True)
 class Landmarks:
-    """Influence of all rows from exact influence on some (Influence Distillation, Nikdan et al. 2025, 2505.19051).
+    """Influence on all rows interpolated from exact influence on some (Nikdan et al. 2025, 2505.19051).
 
-    An approximation. Reads the signal `influence` of a stage with `only: "@some-rows"` (best a random selection), keeps
-    it where it is, and gives every other row the kernel ridge regression (`tamis.interpolation`) of the landmarks'
-    scores on embeddings, one output a task. Since the regression is linear in what is carried over, that equals
+    Influence Distillation, an approximation. Reads the signal `influence` of a stage with `only: "@some-rows"` (best a
+    random selection), keeps it where it is, and gives every other row the kernel ridge regression
+    (`tamis.interpolation`) of the landmarks' scores on embeddings, one output a task. Since the regression is linear in what is carried over, that equals
     carrying over the landmarks' unit gradients and taking their cosines.
 
     The paper embeds rows by Jacobian-vector products through the first four blocks; here an embedding is the pooled
