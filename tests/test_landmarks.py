@@ -45,7 +45,7 @@ def view_of(folder: Path, scores: NDArray[Any], measured: NDArray[np.bool_], sha
     known = np.where(measured[:, None], scores, np.nan).astype(np.float32)
     tokens: dict[str, NDArray[Any]] = {"pooled": embeddings(), "reason": np.zeros(COUNT, np.uint8)}
     tokens["reason"][[7, 130]] = Reason.NEEDS_ANSWER, Reason.ALL_MASKED
-    signals = {"influence": {"scores": known, "reason": reason}, "tokens": tokens}
+    signals: dict[str, dict[str, NDArray[Any]]] = {"influence": {"scores": known, "reason": reason}, "tokens": tokens}
     made = synthetic.view(folder, synthetic.rows(COUNT), signals, shard_rows)
     for part in made.signal_folders["influence"]:
         np.save(part / "tasks.npy", TASKS)
