@@ -174,8 +174,16 @@ def ask(store: Path, encoding: str, shards: int) -> dict[str, Any]:
             )["scores"]
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     assert scores.shape[1] == TARGETS and np.isfinite(scores).all()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": round(wall, 3), "cpu_seconds": round(cpu, 3), "peak_bytes": peak}
+    return {"seconds": round(wall, 3), "cpu_seconds": round(cpu, 3), "peak_bytes": _peak_bytes()}
+
+
+def _peak_bytes() -> int:
+    """Peak resident memory of this program alone; getrusage would count the parent's, of which it was forked."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 # quality

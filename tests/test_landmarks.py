@@ -27,25 +27,25 @@ TASKS = np.frombuffer(json.dumps(["sums", "words"]).encode(), np.uint8)
 
 def embeddings(count: int = COUNT, seed: int = 0) -> NDArray[np.float32]:
     points = np.random.default_rng(seed).normal(size=(count, WIDTH))
-    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), np.float32)
 
 
 def truth(points: NDArray[np.float32], kind: str) -> NDArray[np.float64]:
     """Scores on two tasks that are exactly linear in the embeddings, or exactly sums of a kernel around landmarks."""
     rng = np.random.default_rng(1)
     if kind == "linear":
-        return points @ rng.normal(size=(WIDTH, 2)) + rng.normal(size=2)
+        return np.asarray(points @ rng.normal(size=(WIDTH, 2)) + rng.normal(size=2), np.float64)
     factors = rng.normal(size=(4, 2))
     squares = np.square(points[:, None] - points[None, :4]).sum(2)
-    return np.exp(-squares) @ factors
+    return np.asarray(np.exp(-squares) @ factors, np.float64)
 
 
 def view_of(folder: Path, scores: NDArray[Any], measured: NDArray[np.bool_], shard_rows: int = 50) -> PoolView:
     reason = np.where(measured, 0, Reason.NOT_MEASURED).astype(np.uint8)
     known = np.where(measured[:, None], scores, np.nan).astype(np.float32)
-    tokens = {"pooled": embeddings(), "reason": np.zeros(COUNT, np.uint8)}
+    tokens: dict[str, NDArray[Any]] = {"pooled": embeddings(), "reason": np.zeros(COUNT, np.uint8)}
     tokens["reason"][[7, 130]] = Reason.NEEDS_ANSWER, Reason.ALL_MASKED
-    signals = {"influence": {"scores": known, "reason": reason}, "tokens": tokens}
+    signals: dict[str, dict[str, NDArray[Any]]] = {"influence": {"scores": known, "reason": reason}, "tokens": tokens}
     made = synthetic.view(folder, synthetic.rows(COUNT), signals, shard_rows)
     for part in made.signal_folders["influence"]:
         np.save(part / "tasks.npy", TASKS)
