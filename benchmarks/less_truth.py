@@ -111,7 +111,7 @@ def measure(folder: Path, rows: int) -> dict[str, Any]:
 def plant(path: Path, rows: int) -> Path:
     """A sample of the shipped pool, with `COPIES` copies of every 25th row that is clean; seeded."""
     source = Path(tamis.__file__).parent / "data" / "pool.jsonl.gz"
-    with gzip.open(source, "rt", encoding="utf-8", errors="surrogateescape") as file:
+    with gzip.open(source, "rt", encoding="utf-8", errors="replace") as file:
         lines = [line for line in file if _readable(line)]
     draw = random.Random("less truth")
     chosen = draw.sample(lines, min(rows, len(lines)))

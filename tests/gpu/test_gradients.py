@@ -10,7 +10,7 @@ import torch
 
 import tiny
 from tamis.checkpoints import Checkpoint
-from tamis.gradients import lora_layers, pad, per_example
+from tamis.gradient.per_example import lora_layers, pad, per_example
 from tamis.models import ModelRef, open_model
 from tamis.pool import Pool
 from tamis.rendering import render_rows
