@@ -61,6 +61,7 @@ STORED: dict[str, dict[str, Any]] = {
     "rotation, float16": {"projection": "rotation"},
     "srht, float16": {"projection": "srht"},
     "rademacher, float16": {"projection": "rademacher"},
+    "span of the targets, float16": {"projection": "span"},
     "logra on raw gradients, float16": {"projection": "logra", "moments": "raw"},
 }
 

@@ -6,14 +6,14 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from tamis import store
+from tamis import digests, store
 from tamis.checkpoints import Checkpoint
 from tamis.errors import DataError, RecipeError
 from tamis.gradient import objective
@@ -23,7 +23,7 @@ from tamis.gradient.store import Contents
 from tamis.models import ModelRef
 from tamis.pool import Pool
 from tamis.rendering import render_rows
-from tamis.scorers.passes import gradient_query
+from tamis.scorers.passes import gradient_query, gradients
 from tamis.scorers.passes.gradient_query import GradientQuery
 from tamis.scorers.passes.gradients import Gradients
 from tamis.scorers.passes.influence import Influence
@@ -174,6 +174,115 @@ def test_settings_that_cannot_be_stored_are_refused(world: World) -> None:
         Gradients(checkpoints=world.warm_up, profile="datainf")
     with pytest.raises(RecipeError, match="no multiple of nonzeros"):
         Gradients(checkpoints=world.warm_up, nonzeros=3)
+
+
+@pytest.mark.parametrize(
+    ("of_store", "asked"),
+    [
+        ({}, [{}, {"subtask_agg": "mean_cos"}, {"by": "row"}]),
+        ({"encoding": "float16", "use": "last"}, [{}]),
+        ({"profile": "tracin", "use": "last"}, [{}]),
+    ],
+    ids=str,
+)
+def test_a_span_is_exact_for_the_target_that_it_was_made_with(
+    world: World, of_store: dict[str, Any], asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    arrays = stored(world, **{"projection": "span", "target": world.target, "encoding": "float32", **of_store})
+    checkpoints = 1 if "use" in of_store else 2
+    assert arrays["features"].shape == (24, 7 * checkpoints)  # seven rows in the target
+    slack = 1e-4 if "encoding" in of_store else 1e-5
+    for number, settings in enumerate(asked):
+        found = query(world, arrays, tmp_path / str(number), **settings)
+        wanted = exact(world, **{key: value for key, value in of_store.items() if key != "encoding"}, **settings)
+        good = wanted["reason"] == 0
+        size = max(1.0, float(np.abs(wanted["scores"][good]).max()))
+        np.testing.assert_array_equal(found["reason"], wanted["reason"])
+        np.testing.assert_allclose(found["norms"], wanted["norms"], rtol=1e-5)  # of Γ, not of its part in the span
+        assert np.abs(found["scores"] - wanted["scores"])[good].max() < slack * size
+
+
+def dense_gradients(world: World, number: int, rows: list[Row]) -> NDArray[np.float64]:
+    """Oracle: raw gradients one row at a time, whole, (n, p), of rows that have a label."""
+    source = Gradients(checkpoints=world.warm_up).source
+    opened = source.open(number, "cpu")
+    examples, reason = source.objective.examples(rows, world.base)
+    lines = []
+    for example in [one for one, why in zip(examples, reason, strict=True) if not why]:
+        parts: dict[str, torch.Tensor] = {}
+
+        def keep(name: str, gradient: torch.Tensor) -> None:
+            parts[name] = gradient.flatten(1).clone()  # noqa: B023
+
+        source.objective.gradients(opened, [example], keep)
+        lines.append(torch.cat([parts[name] for name in sorted(parts)], 1)[0].double().numpy())
+    return np.stack(lines)
+
+
+@pytest.mark.parametrize(("normalise", "dim"), [("whole", 4096), ("span", 3)])
+def test_another_target_is_projected_on_the_span(
+    world: World, normalise: Literal["whole", "span"], dim: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrays = stored(
+        world,
+        **{"projection": "span", "target": world.target, "moments": "raw", "encoding": "float32"},
+        **{"dim": dim, "normalise": normalise},
+    )
+    gradient_query._queries.cache_clear()  # it warns when the target's gradients are taken
+    found = query(world, arrays, tmp_path, target=world.later, by="kind")
+    weights = Gradients(checkpoints=world.warm_up).source.weights
+    wanted, shares = np.zeros(22), []
+    for number, weight in enumerate(weights):
+        rows, target, later = (
+            dense_gradients(world, number, list(some)) for some in (world.rows, world.target, world.later)
+        )
+        units = target / np.linalg.norm(target, axis=1, keepdims=True)
+        basis = np.linalg.svd(units, full_matrices=False)[2][:dim]
+        vector = later.mean(0) / np.linalg.norm(later.mean(0))
+        shares.append(float(np.sum((basis @ vector) ** 2)))
+        inside = rows @ basis.T
+        lengths = np.linalg.norm(inside if normalise == "span" else rows, axis=1)
+        wanted += weight * (inside @ (basis @ vector)) / lengths
+    good = found["reason"] == 0
+    np.testing.assert_allclose(found["scores"][good, 0], wanted, atol=1e-5)
+    assert 0.01 < min(shares) < 0.99
+    assert f"holds {100 * min(shares):.1f} % at least" in caplog.text
+
+
+def test_another_target_inside_the_span_is_exact(world: World, tmp_path: Path) -> None:
+    repeated = make_pool(tmp_path / "repeated", [*world.target, *list(world.target)[:2]])  # rank 7 of 9 rows
+    inside = make_pool(tmp_path / "inside", list(world.target)[2:6])
+    found = query(
+        world, stored(world, projection="span", target=repeated, encoding="float32"), tmp_path / "out", target=inside
+    )
+    wanted = exact(world, target=inside)
+    np.testing.assert_allclose(found["scores"], wanted["scores"], atol=1e-5)
+
+
+def test_a_span_does_not_depend_on_batches_or_memory(world: World, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"projection": "span", "target": world.target, "encoding": "float32", "use": "last"}
+    exact_fit = 4 * 2 * 2 * Gradients(checkpoints=world.warm_up).source.open(0, "cpu").parameters
+    found = []
+    for size, limit in ((1, 1 << 31), (4096, exact_fit)):  # all layers at once, and in groups
+        gradients._ready.cache_clear()
+        arrays = stored(world, Machine(tokens_per_batch=size), **settings, dim=2, vector_bytes=limit)
+        found.append(query(world, arrays, tmp_path / str(size))["scores"])
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+def test_a_span_needs_a_target_and_room_and_nothing_else_does(world: World) -> None:
+    exact_fit = 4 * 2 * 2 * Gradients(checkpoints=world.warm_up).source.open(0, "cpu").parameters
+    with pytest.raises(RecipeError, match="needs a target"):
+        Gradients(checkpoints=world.warm_up, projection="span")
+    with pytest.raises(RecipeError, match="goes with `projection: span` alone"):
+        Gradients(checkpoints=world.warm_up, normalise="span")
+    gradients._ready.cache_clear()
+    with pytest.raises(DataError, match="more than vector_bytes"):
+        stored(world, projection="span", target=world.target, vector_bytes=exact_fit - 1, dim=2, use="last")
+    with_target, without = Gradients(checkpoints=(), target=world.target), Gradients(checkpoints=())
+    assert digests.of_component(with_target) == digests.of_component(without)
+    spans = [Gradients(checkpoints=(), projection="span", target=pool) for pool in (world.target, world.later)]
+    assert digests.of_component(spans[0]) != digests.of_component(spans[1])
 
 
 @pytest.fixture

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tamis.checkpoints import Checkpoint
 from tamis.errors import RecipeError
@@ -15,6 +16,7 @@ from tamis.gradient.objective import Loss
 from tamis.gradient.projections import Kind, Projection
 from tamis.gradient.source import GradientSource, Use, source_of
 from tamis.gradient.store import Contents, balances_of
+from tamis.pool import Pool
 from tamis.values import Reason
 
 if TYPE_CHECKING:
@@ -33,15 +35,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Gradients:
-    """Gradient store of LESS: Γ / ‖Γ‖ of every row on every checkpoint, projected and kept for targets to come.
+    """Gradient store of LESS: Γ / ‖Γ‖ of every row, projected and kept for targets to come.
 
     A `gradient-query` then scores any target without a pass over the pool; rows appended later are new shards. The
     formula of Γ is that of `influence` (`profile` and its overrides, `layers`, `use`, `loss`). `projection`: `sjlt`,
     `rotation`, `srht`, `rademacher` or `logra` (`tamis.gradient.projections`), to `dim` numbers a checkpoint, with
     `nonzeros` a coordinate for sjlt; the noise of a cosine is about 1 / √dim for each checkpoint, independent between
-    them. `encoding`: `float16`, `int8` or `bit` (`tamis.gradient.encodings`). `balanced` spreads preconditioning over
-    both sides of the product before they are projected, which leaves the scores and takes away noise; the released
-    LESS does not.
+    them. `encoding`: `float16`, `float32`, `int8` or `bit` (`tamis.gradient.encodings`). `balanced` spreads
+    preconditioning over both sides of the product before they are projected, which leaves the scores and takes away
+    noise; the released LESS does not.
+
+    `projection: span` keeps the coordinates of Γ in the span of the gradients of the `target`'s rows, at most as many
+    numbers as it has rows (or `dim`, the most spread directions): nothing is lost for any combination of these rows,
+    however `gradient-query` groups them. Of another target a query sees the projection onto that span, and warns of the
+    share of its squared norm that lies inside. Nothing is balanced. `normalise: span` divides by the length of the
+    coordinates instead of ‖Γ‖; with `moments: raw` that is GIST (arXiv 2602.18584). `vector_bytes` bounds the bases of
+    all checkpoints; beyond, the pass refuses.
     """
 
     revision: ClassVar[int] = 1
@@ -62,11 +71,27 @@ class Gradients:
     seed: int = 0
     encoding: Encoding = "float16"
     balanced: bool = True
+    target: Pool | None = None
+    normalise: Literal["whole", "span"] = "whole"
+    vector_bytes: int = field(default=1 << 31, metadata={"science": False})
 
     def __post_init__(self) -> None:
         if self.source.asked.curvature != "none":
             raise RecipeError(f"gradients: profile {self.profile!r} needs its target before the pool; use `influence`")
         self.projected()
+        if not self.reads_target:
+            object.__setattr__(self, "target", None)  # so that another target leaves the identity alone
+            if self.normalise == "span":
+                raise RecipeError("gradients: `normalise: span` goes with `projection: span` alone")
+        elif self.target is None:
+            raise RecipeError("gradients: `projection: span` needs a target; add `target: {files: [few_shot.jsonl]}`")
+        else:
+            object.__setattr__(self, "balanced", False)
+
+    @property
+    def reads_target(self) -> bool:
+        """Whether the store is made for a target."""
+        return self.projection == "span"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -82,16 +107,31 @@ class Gradients:
         """Return the projection; RecipeError where its settings do not fit."""
         return Projection(kind=self.projection, dim=self.dim, nonzeros=self.nonzeros, seed=self.seed)
 
-    def row_bytes(self, checkpoints: int) -> int:
+    def numbers(self, target_rows: int) -> int:
+        """Numbers of a row and checkpoint, with so many rows in the target."""
+        return min(self.dim, target_rows) if self.reads_target else self.dim
+
+    def row_bytes(self, checkpoints: int, target_rows: int) -> int:
         """Bytes of a row in the store."""
         from tamis.gradient.encodings import row_bytes
 
-        return checkpoints * (row_bytes(self.encoding, self.dim) + 4) + 1
+        return checkpoints * (row_bytes(self.encoding, self.numbers(target_rows)) + 4) + 1
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of scores made from this must know, in words."""
+        if self.target is not None:
+            return (*self.source.notes(), *self._span_notes(self.target))
         size = f"{self.dim:,} numbers a checkpoint ({self.projection}), stored as {self.encoding}"
         return (*self.source.notes(), f"approximation: gradients projected to {size}")
+
+    def _span_notes(self, target: Pool) -> list[str]:
+        stored = f"gradients are stored as {self.encoding} in the span of those of {len(target):,} target rows"
+        notes = [f"{stored}: of another target only its part in that span counts"]
+        if self.dim < len(target):
+            notes.append(f"approximation: {self.dim:,} directions of that span are kept")
+        if self.normalise == "span":
+            notes.append("cosines are taken inside the span (GIST): the part of a gradient outside it does not count")
+        return notes
 
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
         """`features` (n, checkpoints * width), `scales` and `norms` of Γ (n, checkpoints) float32, `reason` (n,).
@@ -109,15 +149,18 @@ class Gradients:
         rows, reason = source.objective.examples(shard.read(), source.base())
         usable = np.flatnonzero(reason == 0)
         count = len(source.used)
+        ready = _ready(self._job(on))
+        contents = ready.contents
         arrays = {
-            "features": np.zeros((shard.rows, count * width(self.encoding, self.dim)), storage(self.encoding)),
+            "features": np.zeros(
+                (shard.rows, count * width(self.encoding, contents.projection.dim)), storage(self.encoding)
+            ),
             "scales": np.full((shard.rows, count), np.nan, np.float32),
             "norms": np.full((shard.rows, count), np.nan, np.float32),
             "reason": reason,
-            "contents": Contents.of(source, self.projected(), self.encoding, self.balanced).packed(),
+            "contents": contents.packed(),
         }
         if len(usable):
-            ready = _ready(self._job(on.device))
             for number in range(count):
                 self._fill(arrays, ready, number, [rows[place] for place in usable], usable, on)
         broken = (reason == 0) & ~np.isfinite(arrays["norms"]).all(1)
@@ -139,7 +182,7 @@ class Gradients:
         from tamis.gradient.store import project_rows
 
         opened, direction, sketch, balances = ready.checkpoint(number)
-        size = width(self.encoding, self.dim)
+        size = width(self.encoding, ready.contents.projection.dim)
 
         def put(batch: NDArray[np.int64], unit: torch.Tensor) -> None:
             places = usable[batch]
@@ -148,12 +191,15 @@ class Gradients:
             arrays["scales"][places, number] = scales
 
         objective = self.source.objective
-        arrays["norms"][usable, number] = project_rows(opened, rows, direction, sketch, put, on, objective, balances)
+        inside = self.normalise == "span"
+        arrays["norms"][usable, number] = project_rows(
+            opened, rows, direction, sketch, put, on, objective, balances, inside
+        )
 
-    def _job(self, device: str) -> _Job:
+    def _job(self, on: Machine) -> _Job:
         from tamis import digests
 
-        return _Job(digests.of_component(self), device, self)
+        return _Job(digests.of_component(self), on.device, self, on)
 
 
 @dataclass(frozen=True)
@@ -163,6 +209,7 @@ class _Job:
     identity: str
     device: str
     component: Gradients = field(compare=False)
+    on: Machine = field(compare=False)
 
 
 @functools.lru_cache(maxsize=1)
@@ -175,14 +222,38 @@ class _Ready:
 
     def __init__(self, job: _Job) -> None:
         self.job = job
+        self.opened: dict[int, Opened] = {}
         self.kept: dict[int, tuple[Opened, Direction, Sketch, Balances]] = {}
+
+    def model(self, number: int) -> Opened:
+        """The model of the checkpoint `number` of those used."""
+        if number not in self.opened:
+            self.opened[number] = self.job.component.source.open(number, self.job.device)
+        return self.opened[number]
+
+    @functools.cached_property
+    def contents(self) -> Contents:
+        """What the store is made with. A span is measured here, on every checkpoint."""
+        from tamis.gradient.span import Span, mix_of, usable_rows
+
+        component, on = self.job.component, self.job.on
+        source, projection, span = component.source, component.projected(), None
+        if component.target is not None:
+            rows = usable_rows(component.target, source)
+            dim, limit = component.numbers(len(rows)), component.vector_bytes
+            projection = dataclasses.replace(projection, dim=dim)
+            checkpoints = range(len(source.used))
+            span = Span.of(
+                rows, [mix_of(self.model(number), rows, dim, on, source.objective, limit) for number in checkpoints]
+            )
+        return Contents.of(source, projection, component.encoding, component.balanced, span)
 
     def checkpoint(self, number: int) -> tuple[Opened, Direction, Sketch, Balances]:
         """Of the checkpoint `number` of those used."""
         if number not in self.kept:
             component = self.job.component
-            opened = component.source.open(number, self.job.device)
+            opened = self.model(number)
             direction = component.source.direction(number, opened)
-            sketch = component.projected().sketch(number, self.job.device, opened.shapes)
+            sketch = self.contents.sketch(number, opened, self.job.on, component.vector_bytes)
             self.kept[number] = (opened, direction, sketch, balances_of(direction, opened, component.balanced))
         return self.kept[number]

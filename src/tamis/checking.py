@@ -224,12 +224,13 @@ def _check_pass(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> No
     try:
         cls = load("passes", stage.component)
         fields = {item.name for item in dataclasses.fields(cls)}
-        needs = needs_of_pass(stage.component, stage.own)
+        built = build_unfilled(stage.component, stage.own)
     except RecipeError:
         return  # said already
+    needs = built.needs
     if "checkpoints" in fields:
         _check_reference(marked, stage, "checkpoints", stages, "train", "load")
-    if "target" in fields and "target" not in marked.values:
+    if "target" in fields and getattr(built, "reads_target", True) and "target" not in marked.values:
         marked.fault((stage.name,), f"{stage.component} needs a target; add `target: {{files: [few_shot.jsonl]}}`")
     if any(need.kind == "signal" and need.name not in SHARED for need in needs):
         _check_reference(marked, stage, "from", stages, "pass")

@@ -1,8 +1,8 @@
 """Encodings of projected gradients, and their products with queries, in blocks that never hold a whole shard.
 
 A row is stored as numbers times one float32 scale: `float16` (2 bytes a number, scaled to a largest value of 1 first),
-`int8` (1 byte, a step of the largest value / 127) or `bit` (signs, eight to a byte, as QLESS, arXiv 2502.01703; the
-scale ‖x‖² / ‖x‖₁ keeps the product of a row with itself).
+`int8` (1 byte, a step of the largest value / 127), `float32` (4 bytes, for the few numbers of a span) or `bit` (signs,
+eight to a byte, as QLESS, arXiv 2502.01703; the scale ‖x‖² / ‖x‖₁ keeps the product of a row with itself).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-Encoding = Literal["float16", "int8", "bit"]
+Encoding = Literal["float16", "float32", "int8", "bit"]
 BLOCK_NUMBERS = 1 << 20  # decoded at once: small enough for a cache
 
 
@@ -33,12 +33,12 @@ def width(encoding: Encoding, dim: int) -> int:
 
 def row_bytes(encoding: Encoding, dim: int) -> int:
     """Bytes of a row of `dim` numbers with its scale."""
-    return width(encoding, dim) * (2 if encoding == "float16" else 1) + 4
+    return width(encoding, dim) * {"float16": 2, "float32": 4, "int8": 1, "bit": 1}[encoding] + 4
 
 
 def storage(encoding: Encoding) -> str:
     """Type of the stored items, as numpy names it."""
-    return {"float16": "float16", "int8": "int8", "bit": "uint8"}[encoding]
+    return {"float16": "float16", "float32": "float32", "int8": "int8", "bit": "uint8"}[encoding]
 
 
 def encode(vectors: torch.Tensor, encoding: Encoding) -> tuple[NDArray[Any], NDArray[np.float32]]:
@@ -53,7 +53,7 @@ def encode(vectors: torch.Tensor, encoding: Encoding) -> tuple[NDArray[Any], NDA
         return np.packbits((vectors > 0).cpu().numpy(), axis=1, bitorder="little"), (largest * shares).cpu().numpy()
     if encoding == "int8":
         return (scaled * 127).round().to(torch.int8).cpu().numpy(), (largest / 127).cpu().numpy()
-    return scaled.half().cpu().numpy(), largest.cpu().numpy()
+    return (scaled.half() if encoding == "float16" else scaled).cpu().numpy(), largest.cpu().numpy()
 
 
 def decode(stored: torch.Tensor, encoding: Encoding, into: torch.Tensor) -> torch.Tensor:

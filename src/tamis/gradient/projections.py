@@ -11,6 +11,7 @@ devices and the order of layers change nothing.
                 nothing collides
     srht        signs, fast Hadamard transform, random rows of it (Ailon and Chazelle 2009), layer by layer
     rademacher  dense signs: the released LESS's, and the oracle of the others
+    span        coordinates in the span of a target's gradients, exact for it: not random, `tamis.gradient.span`
     logra       every layer's gradient (out, in) between two small matrices of signs: what projecting its inputs and
                 its outputs' gradients gives (LoGra, arXiv 2405.13954); the layers share `dim` evenly. Noisiest
 """
@@ -28,7 +29,7 @@ from tamis.errors import ModelError, RecipeError
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["sjlt", "rotation", "srht", "rademacher", "logra"]
+Kind = Literal["sjlt", "rotation", "srht", "rademacher", "logra", "span"]
 CACHE_BYTES = 1 << 30  # of drawn buckets and signs that a projection keeps; beyond, they are drawn for every batch
 BLOCK_NUMBERS = 1 << 22  # of a dense matrix drawn at once
 HADAMARD = 1 << 20  # longest transform; a longer layer is cut
@@ -71,8 +72,11 @@ class Projection:
     def sketch(self, stream: str | int, device: str, shapes: Mapping[str, tuple[int, ...]]) -> Sketch:
         """Return the projection of one stream (a checkpoint: their noise is independent, so that it averages out).
 
-        `shapes`: (out, in) of every layer that will come; `logra` alone reads them.
+        `shapes`: (out, in) of every layer that will come; `logra` alone reads them. RecipeError for `span`, which is
+        measured, not drawn.
         """
+        if self.kind == "span":
+            raise RecipeError("projection 'span' is made of a target's gradients: see tamis.gradient.span")
         if self.kind == "logra":
             return Logra(self, stream, device, shapes)
         kinds: dict[Kind, Callable[[Projection, str | int, str], Sketch]] = {

@@ -20,6 +20,7 @@ from tamis.gradient.formula import Formula
 from tamis.gradient.objective import Objective
 from tamis.gradient.projections import Projection
 from tamis.gradient.source import GradientSource
+from tamis.gradient.span import Span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +39,10 @@ Balances = Mapping[str, "torch.Tensor"]
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a store holds. `checkpoints`: digests of those used, in order; `formula`: the one carried out."""
+    """What a store holds. `checkpoints`: digests of those used, in order; `formula`: the one carried out.
+
+    `span`: the one that rows are projected on, where that is the projection.
+    """
 
     checkpoints: tuple[str, ...]
     formula: Formula
@@ -47,9 +51,17 @@ class Contents:
     projection: Projection
     encoding: Encoding
     balanced: bool
+    span: Span | None = None
 
     @classmethod
-    def of(cls, source: GradientSource, projection: Projection, encoding: Encoding, balanced: bool) -> Contents:
+    def of(
+        cls,
+        source: GradientSource,
+        projection: Projection,
+        encoding: Encoding,
+        balanced: bool,
+        span: Span | None = None,
+    ) -> Contents:
         """Describe the store that is made of a source."""
         return cls(
             checkpoints=tuple(checkpoint.digest for checkpoint in source.used),
@@ -59,6 +71,7 @@ class Contents:
             projection=projection,
             encoding=encoding,
             balanced=balanced,
+            span=span,
         )
 
     def packed(self) -> NDArray[np.uint8]:
@@ -79,7 +92,14 @@ class Contents:
             projection=Projection(**about["projection"]),
             encoding=about["encoding"],
             balanced=about["balanced"],
+            span=Span(about["span"]["tokens"], tuple(about["span"]["mixes"])) if about.get("span") else None,
         )
+
+    def sketch(self, number: int, opened: Opened, on: Machine, limit: int) -> Sketch:
+        """Return the projection on the checkpoint `number`. `limit`: bytes that a span may take up."""
+        if self.span is not None:
+            return self.span.sketch(number, opened, self.objective, on, limit)
+        return self.projection.sketch(number, opened.device, opened.shapes)
 
     def source(self, checkpoints: Sequence[Checkpoint], **formula: Any) -> GradientSource:
         """Where a target's gradients come from: the checkpoints of the store, found among those given by their digests.
@@ -109,11 +129,12 @@ def project_rows(
     on: Machine,
     objective: Objective,
     balances: Balances,
+    inside: bool = False,
 ) -> NDArray[np.float64]:
     """(n,) norms of Γ, NaN where something is not finite; `put(places, unit)` takes cΓ / ‖Γ‖ projected, (b, dim).
 
-    `balances`: c by layer, see `balances_of`. Rows must have a label. One layer's gradients and
-    one batch's projections are all that is ever held.
+    `balances`: c by layer, see `balances_of`. `inside`: lengths are those of the projections instead of Γ's. Rows must
+    have a label. One layer's gradients and one batch's projections are all that is ever held.
     """
     import torch
 
@@ -131,9 +152,11 @@ def project_rows(
             sketch.add(name, gamma.float(), sums)
 
         losses = objective.gradients(opened, [rows[place] for place in batch], consume)
-        norms = torch.where(losses.isfinite() & squares.isfinite(), squares.sqrt(), torch.nan)
+        projected = sketch.finish(sums)
+        lengths = torch.linalg.vector_norm(projected, dim=1).double() if inside else squares.sqrt()
+        norms = torch.where(losses.isfinite() & squares.isfinite(), lengths, torch.nan)
         divisor = norms.clamp(min=torch.finfo(torch.float32).tiny)[:, None].float()
-        put(batch, (sketch.finish(sums) / divisor).nan_to_num(0.0, 0.0, 0.0))
+        put(batch, (projected / divisor).nan_to_num(0.0, 0.0, 0.0))
         return norms, norms
 
     return sweep(token_lengths(rows, objective), on, one)[0]
@@ -145,6 +168,15 @@ def project_vectors(sketch: Sketch, vectors: Mapping[str, torch.Tensor], balance
     for name, vector in vectors.items():
         sketch.add(name, (vector / balances[name] if name in balances else vector).float(), sums)
     return sketch.finish(sums)
+
+
+def shares_kept(projected: torch.Tensor, vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """(K,) ‖P V‖² / ‖V‖² in [0, 1] of (K, dim) coordinates in a span, and V by layer; 1 where V is 0."""
+    import torch
+
+    whole = torch.stack([vector.double().square().sum(1) for vector in vectors.values()]).sum(0)
+    kept = projected.double().square().sum(1)
+    return (kept / whole).nan_to_num(1.0).clamp(max=1.0)
 
 
 def balances_of(direction: Direction, opened: Opened, balanced: bool) -> Balances:

@@ -19,6 +19,7 @@ GRADIENT_FORWARDS = 3.0
 TOKENS_FORWARDS = 1.7  # both views: prompt+response, and the response alone
 PAIRS_FORWARDS = 2.0
 TARGET_SWEEPS = 2  # norms first, then the mean of what is left
+SPAN_SWEEPS = 2  # products of all pairs of target rows, then the basis
 NOT_ESTIMATED = "not estimated"
 KERNEL_FLOPS = 1e9  # a second, of interpolation
 
@@ -80,10 +81,11 @@ def _influence(recipe: Recipe, stage: Stage, component: Any, over: Size, target:
 
 def _gradients(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
     kept = _counted(recipe, stage, component)
-    size = f"{component.projection} to {component.dim} numbers, {component.encoding}"
+    size = f"{component.projection} to {component.numbers(target.rows)} numbers, {component.encoding}"
     what = f"gradients, {_checkpoints_said(kept)}{_layers_said(component)}, {size}"
-    disk = component.row_bytes(kept) * over.rows
-    return Step(stage.name, what, over.rows, over.tokens * kept, _forwards(component), disk)
+    disk = component.row_bytes(kept, target.rows) * over.rows
+    tokens = (over.tokens + (SPAN_SWEEPS * target.tokens if component.reads_target else 0)) * kept
+    return Step(stage.name, what, over.rows, tokens, _forwards(component), disk)
 
 
 def _query(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
@@ -91,7 +93,7 @@ def _query(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Siz
     store = recipe.stage(str(stage.settings["from"])[1:])
     stored = build_unfilled(store.component, store.own)
     kept = _counted(recipe, store, stored)
-    read = stored.row_bytes(kept) * over.rows
+    read = stored.row_bytes(kept, target.rows) * over.rows
     what = f"gradient-query, {target.rows} target rows, reads {read / 1e6:,.0f} MB of gradients"
     tokens = TARGET_SWEEPS * target.tokens * kept
     return Step(stage.name, what, over.rows, tokens, _forwards(stored), 16 * over.rows * kept, seconds=read / 1e9)
