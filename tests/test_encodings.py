@@ -18,8 +18,9 @@ NAMES: tuple[Encoding, ...] = ("float16", "int8", "bit")
 
 def vectors(rows: int, dim: int, seed: int = 0) -> torch.Tensor:
     """Unit rows, as projected gradients are."""
-    made = torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
-    return made / made.norm(dim=1, keepdim=True)
+    made: torch.Tensor = torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
+    scaled: torch.Tensor = made / made.norm(dim=1, keepdim=True)
+    return scaled
 
 
 def back(x: torch.Tensor, encoding: Encoding) -> torch.Tensor:

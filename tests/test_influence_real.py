@@ -93,7 +93,7 @@ class BatchOne:
         labels = torch.where(torch.from_numpy(one.turn >= 0)[None], ids, -100)
         self.model.zero_grad()
         self.model(input_ids=ids, labels=labels).loss.backward()
-        return torch.cat([weight.grad.flatten() for _, weight in self.trained])
+        return torch.cat([grad.flatten() for _, weight in self.trained if (grad := weight.grad) is not None])
 
     def released(self, g: Vector) -> Vector:
         """Γ of the released LESS: ε inside the root, no bias correction, momentum kept."""
