@@ -223,11 +223,8 @@ def dense_gradients(world: World, number: int, rows: list[Row]) -> NDArray[np.fl
 def test_another_target_is_projected_on_the_span(
     world: World, normalise: Literal["whole", "span"], dim: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    arrays = stored(
-        world,
-        **{"projection": "span", "target": world.target, "moments": "raw", "encoding": "float32"},
-        **{"dim": dim, "normalise": normalise},
-    )
+    made: dict[str, Any] = {"projection": "span", "target": world.target, "moments": "raw", "encoding": "float32"}
+    arrays = stored(world, ON, **made, dim=dim, normalise=normalise)
     gradient_query._queries.cache_clear()  # it warns when the target's gradients are taken
     found = query(world, arrays, tmp_path, target=world.later, by="kind")
     weights = Gradients(checkpoints=world.warm_up).source.weights

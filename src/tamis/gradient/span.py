@@ -200,7 +200,7 @@ def _basis(
         return losses, losses
 
     counted = np.flatnonzero(mix.any(0))
-    lengths = token_lengths([rows[place] for place in counted], objective)
+    lengths = token_lengths([rows[place] for place in counted.tolist()], objective)
     sweep(lengths, on, lambda batch: one(counted[batch]))
     return basis
 
