@@ -29,8 +29,8 @@ class Landmarks:
 
     Influence Distillation, an approximation. Reads the signal `influence` of a stage with `only: "@some-rows"` (best a
     random selection), keeps it where it is, and gives every other row the kernel ridge regression
-    (`tamis.interpolation`) of the landmarks' scores on embeddings, one output a task. Since the regression is linear in what is carried over, that equals
-    carrying over the landmarks' unit gradients and taking their cosines.
+    (`tamis.interpolation`) of the landmarks' scores on embeddings, one output a task. Since the regression is linear in
+    what is carried over, that equals carrying over the landmarks' unit gradients and taking their cosines.
 
     The paper embeds rows by Jacobian-vector products through the first four blocks; here an embedding is the pooled
     hidden state of the `tokens` pass, that of RDS+: one forward pass over the whole model, which other methods share.
