@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,9 +11,9 @@ from tamis.checkpoints import Checkpoint
 from tamis.gradient.formula import Similarity, SubtaskAgg
 from tamis.gradient.prepared import Job
 from tamis.gradient.store import Contents
-from tamis.gradient.targets import Tasks
+from tamis.gradient.targets import Tasks, as_signal
 from tamis.pool import Pool
-from tamis.values import Need, Reason
+from tamis.values import Need
 
 if TYPE_CHECKING:
     import torch
@@ -77,16 +76,7 @@ class GradientQuery:
         if not cosine:
             found *= stored["norms"][:, :, None]
         scores = np.einsum("nck,c->nk", found, np.array(job.source.weights))
-        reason = np.array(stored["reason"])
-        reason[(reason == 0) & ~np.isfinite(scores).all(1)] = Reason.NOT_FINITE
-        scores[reason > 0] = np.nan
-        arrays = {
-            "scores": scores.astype(np.float32),
-            "norms": np.array(stored["norms"]),
-            "reason": reason,
-            "tasks": np.frombuffer(json.dumps(list(tasks.names)).encode(), np.uint8),
-        }
-        return arrays if cosine else {**arrays, "unit": np.frombuffer(b"gradient product", np.uint8)}
+        return as_signal(scores, stored["norms"], np.array(stored["reason"]), tasks.names, cosine)
 
     def _job(self, contents: Contents, on: Machine) -> Job:
         from tamis import digests
@@ -99,8 +89,6 @@ class GradientQuery:
             target=self.target,
             by=self.by,
             vector_bytes=self.vector_bytes,
-            pool=None,
-            curvature_rows=0,
             on=on,
         )
 

@@ -14,7 +14,7 @@ from tamis.gradient.formula import EpsMode, Moments, Momentum, Profile
 from tamis.gradient.layers import ALL
 from tamis.gradient.objective import Loss
 from tamis.gradient.projections import Kind, Projection
-from tamis.gradient.source import GradientSource, Use, source_of
+from tamis.gradient.source import GradientSource, Models, Use, source_of
 from tamis.gradient.store import Contents, balances_of
 from tamis.pool import Pool
 from tamis.values import Reason
@@ -222,14 +222,8 @@ class _Ready:
 
     def __init__(self, job: _Job) -> None:
         self.job = job
-        self.opened: dict[int, Opened] = {}
+        self.model = Models(job.component.source, job.device)
         self.kept: dict[int, tuple[Opened, Direction, Sketch, Balances]] = {}
-
-    def model(self, number: int) -> Opened:
-        """The model of the checkpoint `number` of those used."""
-        if number not in self.opened:
-            self.opened[number] = self.job.component.source.open(number, self.job.device)
-        return self.opened[number]
 
     @functools.cached_property
     def contents(self) -> Contents:
@@ -244,7 +238,7 @@ class _Ready:
             projection = dataclasses.replace(projection, dim=dim)
             checkpoints = range(len(source.used))
             span = Span.of(
-                rows, [mix_of(self.model(number), rows, dim, on, source.objective, limit) for number in checkpoints]
+                rows, [mix_of(self.model(number)[0], rows, dim, on, source.objective, limit) for number in checkpoints]
             )
         return Contents.of(source, projection, component.encoding, component.balanced, span)
 
@@ -252,8 +246,7 @@ class _Ready:
         """Of the checkpoint `number` of those used."""
         if number not in self.kept:
             component = self.job.component
-            opened = self.model(number)
-            direction = component.source.direction(number, opened)
+            opened, direction = self.model(number)
             sketch = self.contents.sketch(number, opened, self.job.on, component.vector_bytes)
             self.kept[number] = (opened, direction, sketch, balances_of(direction, opened, component.balanced))
         return self.kept[number]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tamis.checkpoints import Checkpoint
 from tamis.errors import RecipeError
@@ -13,17 +12,13 @@ from tamis.gradient.layers import ALL
 from tamis.gradient.objective import Loss
 from tamis.gradient.prepared import Job, prepare
 from tamis.gradient.source import GradientSource, Use, source_of
+from tamis.gradient.targets import as_signal
 from tamis.pool import Pool
-from tamis.values import Reason
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from tamis.pool import Shard
     from tamis.values import Arrays, Machine, Need
     from tamis.views import ShardSignals
-
-UNIT = "gradient product"  # of scores that are no cosines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,16 +118,7 @@ class Influence:
                     )
                     scores[np.ix_(usable, np.array(group))] += weight * (cosines(found, norm) if cosine else found)
                     norms[usable, number] = norm
-        broken = (reason == 0) & ~(np.isfinite(scores).all(1) & np.isfinite(norms).all(1))
-        reason[broken] = Reason.NOT_FINITE
-        scores[broken] = np.nan
-        arrays: dict[str, NDArray[Any]] = {
-            "scores": scores.astype(np.float32),
-            "norms": norms.astype(np.float32),
-            "reason": reason,
-            "tasks": np.frombuffer(json.dumps(names).encode(), np.uint8),
-        }
-        return arrays if cosine else {**arrays, "unit": np.frombuffer(UNIT.encode(), np.uint8)}
+        return as_signal(scores, norms, reason, names, cosine)
 
     def _job(self, on: Machine) -> Job:
         from tamis import digests

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tamis.errors import DataError
-from tamis.gradient.source import GradientSource
+from tamis.gradient.source import GradientSource, Models
 from tamis.gradient.targets import Tasks, read_tasks
 from tamis.pool import Pool
 from tamis.values import Machine
@@ -20,7 +20,6 @@ from tamis.values import Machine
 if TYPE_CHECKING:
     import torch
 
-    from tamis.gradient.directions import Direction
     from tamis.gradient.objective import Opened
 
 log = logging.getLogger(__name__)
@@ -39,9 +38,9 @@ class Job:
     target: Pool = field(compare=False)
     by: str = field(compare=False)
     vector_bytes: int = field(compare=False)
-    pool: Pool | None = field(compare=False)
-    curvature_rows: int = field(compare=False)
     on: Machine = field(compare=False)
+    pool: Pool | None = field(default=None, compare=False)
+    curvature_rows: int = field(default=0, compare=False)
 
 
 @functools.lru_cache(maxsize=1)
@@ -51,22 +50,15 @@ def prepare(job: Job) -> Prepared:
 
 
 class Prepared:
-    """Models, opened when first asked for, and vectors of tasks; `tasks` are the target's."""
+    """The target's `tasks` and their vectors, and `model(number)`, the model of a checkpoint with Γ on it."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.source = job, job.source
         for note in job.source.notes():
             log.warning("%s", note)
         self.tasks: Tasks = read_tasks(job.target, job.by, job.source)
-        self._models: dict[int, tuple[Opened, Direction]] = {}
+        self.model = Models(job.source, job.device)
         self._kept: dict[int, dict[str, torch.Tensor]] = {}
-
-    def model(self, number: int) -> tuple[Opened, Direction]:
-        """The model of the checkpoint `number` of those used, and Γ on it."""
-        if number not in self._models:
-            opened = self.source.open(number, self.job.device)
-            self._models[number] = (opened, self.source.direction(number, opened))
-        return self._models[number]
 
     def groups(self, number: int) -> list[range]:
         """Tasks whose vectors are in memory together: all, where those of every checkpoint fit."""

@@ -103,6 +103,21 @@ class GradientSource:
         return notes
 
 
+class Models:
+    """Models of the checkpoints used, each opened when first asked for and kept: `models(number)`."""
+
+    def __init__(self, source: GradientSource, device: str) -> None:
+        self.source, self.device = source, device
+        self._kept: dict[int, tuple[Opened, Direction]] = {}
+
+    def __call__(self, number: int) -> tuple[Opened, Direction]:
+        """The model of the checkpoint `number` of those used, and Γ on it."""
+        if number not in self._kept:
+            opened = self.source.open(number, self.device)
+            self._kept[number] = (opened, self.source.direction(number, opened))
+        return self._kept[number]
+
+
 def open_checkpoint(checkpoint: Checkpoint, device: str, layers: str = ALL) -> Opened:
     """Open the model of a checkpoint, frozen: its LoRA matrices, or all linear layers of a full model but the head.
 

@@ -1,13 +1,15 @@
-"""The rows of a target pool as tasks: by a field of the rows, or every row a query of its own."""
+"""The rows of a target pool as tasks, by a field or every row a query of its own; and what scores on them look like."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tamis.errors import DataError
+from tamis.values import Reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
     from tamis.gradient.objective import Example
     from tamis.gradient.source import GradientSource
     from tamis.pool import Pool
+    from tamis.values import Arrays
 
 log = logging.getLogger(__name__)
 EACH_ROW = "row"
+UNIT = "gradient product"  # of scores that are no cosines
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,6 @@ class Tasks:
     examples: list[Example]
     task: NDArray[np.int64]
     rows: int
-
-    @property
-    def sizes(self) -> list[int]:
-        """Usable rows of every task."""
-        import numpy as np
-
-        return [int(count) for count in np.bincount(self.task, minlength=len(self.names))]
 
     def check(self, without: Iterable[int] = (), among: Iterable[int] | None = None) -> None:
         """Raise DataError where a task (of those `among`) has no row but those at the places `without`."""
@@ -84,3 +81,29 @@ def read_tasks(target: Pool, by: str, source: GradientSource) -> Tasks:
             "%d of %d target rows cannot be used for influence and are left out", len(rows) - len(usable), len(rows)
         )
     return found
+
+
+def as_signal(
+    scores: NDArray[np.float64],
+    norms: NDArray[np.floating],
+    reason: NDArray[np.uint8],
+    names: Sequence[str],
+    cosine: bool,
+) -> Arrays:
+    """The arrays of the signal `influence`, whoever measured it.
+
+    `scores` (n, tasks) float32, NaN where there is a reason; `norms` (n, checkpoints) float32 of Γ; `reason` (n,);
+    `tasks`, the names as JSON in uint8; and, of scores that are no cosines, their `unit` as text in uint8. Rows without
+    a reason whose numbers are not finite get one. `scores` and `reason` are changed in place.
+    """
+    import numpy as np
+
+    reason[(reason == 0) & ~(np.isfinite(scores).all(1) & np.isfinite(norms).all(1))] = Reason.NOT_FINITE
+    scores[reason > 0] = np.nan
+    arrays: dict[str, NDArray[Any]] = {
+        "scores": scores.astype(np.float32),
+        "norms": norms.astype(np.float32),
+        "reason": reason,
+        "tasks": np.frombuffer(json.dumps(list(names)).encode(), np.uint8),
+    }
+    return arrays if cosine else {**arrays, "unit": np.frombuffer(UNIT.encode(), np.uint8)}

@@ -45,7 +45,7 @@ class Step:
         """The step for people and for `--json`."""
         minutes = (self.tokens * self.forwards / tokens_per_second + self.seconds) / 60
         facts = {"stage": self.stage, "what": self.what, "rows": self.rows, "tokens": self.tokens, "done": self.done}
-        timed = {"minutes": round(minutes, 4) if self.estimated else NOT_ESTIMATED, "disk_bytes": self.disk}
+        timed = {"minutes": float(f"{minutes:.4g}") if self.estimated else NOT_ESTIMATED, "disk_bytes": self.disk}
         return {**facts, **timed}
 
 

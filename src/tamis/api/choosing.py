@@ -1,0 +1,221 @@
+"""Verbs that choose rows: filter, select, mix, and subsets that were chosen before."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tamis.api.places import Model, Place, Rows, Settings, pool_of, reads_rows, work_of
+from tamis.catalogue import build
+from tamis.errors import RecipeError
+from tamis.handles import Chosen, Shares, Trained
+from tamis.pool import Pool
+from tamis.stages.workspace import Workspace
+from tamis.values import Budget, Need, Subset
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tamis.stages.measure import Signal
+    from tamis.stages.select import Selection
+
+WARM_UP: Mapping[str, Any] = {"epochs": 4, "keep": "every-epoch"}
+
+
+def filter(  # noqa: A001 - the verb's name
+    pool: Rows, where: str, *, columns: Any = (), on: str | None = None, model: Model = None, work: Place = None
+) -> Chosen:
+    """All rows for which `where` holds, in the order of the pool; `unscored` counts those that it could not judge.
+
+    `where`: `"ifd < 1 and source != 'web'"`. `columns`, `on`: files of ratings, as for `add_columns`. Columns that
+    nobody has made yet are made with the default settings of their scorer. Raises RecipeError for a wrong expression.
+    """
+    import numpy as np
+
+    everything = build("selectors", "random", {"seed": 0})
+    chosen = _choose(pool, everything, "filter", Budget(share=1.0), columns, on, model, work, where=where)
+    positions = np.sort(chosen.subset.positions)
+    kept = Subset(positions=positions, gains=np.zeros(len(positions), np.float32))
+    return dataclasses.replace(chosen, subset=kept)
+
+
+def select(
+    pool: Rows,
+    selector: str,
+    budget: str | int | Budget,
+    *,
+    target: Rows | None = None,
+    where: str | None = None,
+    mix: Any = None,
+    columns: Any = (),
+    on: str | None = None,
+    warm_up: Settings | Trained = None,
+    only: Chosen | str | Path | None = None,
+    model: Model = None,
+    work: Place = None,
+    settings: Settings = None,
+    **more: Any,
+) -> Chosen:
+    """The rows that a selector picks within a budget: rows (5000), a share ("5%") or tokens ("2M tokens").
+
+    `target`: examples of what the model should get better at. `where` filters first; `mix` shares the budget among
+    groups. `columns`, `on`: files of ratings, as for `add_columns`. LESS first trains a warm-up on a random 5 %
+    (`warm_up`: settings of `lora`); with `only` (an earlier selection, or its file) influence is measured on those rows
+    alone, and no other row is picked. Raises RecipeError where a setting is wrong or something needed is not given.
+    """
+    built = build("selectors", selector, {**(settings or {}), **more})
+    if only is not None and not any(need.name == "influence" for need in built.needs):
+        raise RecipeError(f"{selector} measures no influence, so `only` has no meaning; filter its rows with `where`")
+    if target is None and any(need.side == "target" or need.name == "influence" for need in built.needs):
+        raise RecipeError(f"{selector} needs a target: give files with examples of what the model should get better at")
+    return _choose(
+        pool,
+        built,
+        selector,
+        Budget.parse(budget),
+        columns,
+        on,
+        model,
+        work,
+        where=where,
+        mix=mix,
+        target=target,
+        warm_up=warm_up,
+        only=only,
+    )
+
+
+def _choose(
+    pool: Rows,
+    selector: Any,
+    name: str,
+    budget: Budget,
+    files: Any,
+    on: str | None,
+    model: Model,
+    work: Place,
+    *,
+    where: str | None = None,
+    mix: Any = None,
+    target: Rows | None = None,
+    warm_up: Settings | Trained = None,
+    only: Chosen | str | Path | None = None,
+) -> Chosen:
+    from tamis.columns_io import read_all
+    from tamis.stages.measure import measure_needs, richest
+    from tamis.stages.score import known_columns
+    from tamis.stages.select import missing_columns, mixer_of
+    from tamis.stages.select import select as run
+
+    at, mixer = work_of(work), mixer_of(mix)
+    rows = pool_of(pool, at)
+    _, notes = read_all(rows, files, at, on)
+    have = known_columns(rows, at)
+    scorers = missing_columns(selector.needs, where, have)
+    needs = [*selector.needs, *(need for scorer in scorers.values() for need in scorer.needs)]
+    at = work_of(at, model, why=_why(name, scorers, needs, budget))
+    at = dataclasses.replace(at, settings_of_passes=richest(needs))
+    goal = pool_of(target, at) if target is not None else None
+    given: dict[str, Signal] = measure_needs(rows, [], at)
+    if goal is not None and any(need.name == "influence" for need in selector.needs):
+        places = None if only is None else _places(rows, chosen_of(only, at, None, "select"))
+        given["influence"] = _influence(rows, goal, at, warm_up or {}, given, places)
+        notes = [*notes, *given["influence"].caveats]
+    chosen = run(rows, selector, budget, at, target=goal, where=where, mixer=mixer, given=given, columns=have)
+    return handle_of(rows, chosen, at, name, tuple(notes))
+
+
+def _why(name: str, scorers: Mapping[str, Any], needs: Sequence[Need], budget: Budget) -> str:
+    """What of a selection runs a model; empty where nothing does."""
+    if reads_rows(needs):
+        return ", ".join(scorers) or name
+    return "a budget of tokens" if budget.tokens is not None else ""
+
+
+def handle_of(pool: Pool, chosen: Selection, work: Workspace, name: str, notes: tuple[str, ...]) -> Chosen:
+    """What a verb hands back of a selection."""
+    unscored = 0 if chosen.unscored is None else int(chosen.unscored.sum())
+    seconds = chosen.entry.seconds
+    return Chosen(pool, chosen.subset, work, name, chosen.entry.facts, chosen.digest, seconds, unscored, notes)
+
+
+def _places(pool: Pool, chosen: Chosen) -> NDArray[np.int64]:
+    """Places in `pool` of the rows of an earlier selection, which must have been made from the same rows."""
+    if chosen.pool.digest != pool.digest:
+        raise RecipeError("`only` was chosen from another pool (or this one has changed since): select again")
+    return chosen.subset.positions
+
+
+def _influence(
+    pool: Pool,
+    target: Pool,
+    work: Workspace,
+    warm_up: Mapping[str, Any] | Trained,
+    given: Mapping[str, Signal],
+    only: NDArray[np.int64] | None = None,
+) -> Signal:
+    from tamis.api.proving import train
+    from tamis.stages.measure import measure
+    from tamis.stages.only import measure_only
+    from tamis.stages.select import select as run
+
+    if not isinstance(warm_up, Trained):
+        chosen = run(pool, build("selectors", "random", {"seed": 1}), Budget(share=0.05), work, given=given)
+        warm_up = train(handle_of(pool, chosen, work, "warm-up", ()), settings={**WARM_UP, **warm_up})
+    checkpoints = warm_up.training.checkpoints
+    component = build("passes", "influence", {"checkpoints": checkpoints, "target": target})
+    if only is not None:
+        return measure_only(pool, only, "influence", component, work)
+    return measure(pool, "influence", component, work, given)
+
+
+def mix(
+    pool: Rows,
+    mixer: str,
+    budget: str | int | Budget,
+    *,
+    model: Model = None,
+    work: Place = None,
+    settings: Settings = None,
+    **more: Any,
+) -> Shares:
+    """What each group of the pool gets of a budget. A budget of tokens counts those of `model`."""
+    from tamis.stages.measure import measure_needs, view_of
+
+    built = build("mixers", mixer, {**(settings or {}), **more})
+    limit = Budget.parse(budget)
+    at = work_of(work, model, why="a budget of tokens" if limit.tokens is not None else "")
+    rows = pool_of(pool, at)
+    return Shares(built.share(view_of(rows, measure_needs(rows, [], at)), limit))
+
+
+def open_subset(path: str | Path, *, model: Model = None, work: Place = None) -> Chosen:
+    """A subset file that `Chosen.save` or `tamis select` wrote, or the subset of a run folder.
+
+    Raises DataError where it is none, or where its pool has changed since.
+    """
+    from tamis.subsets import read
+
+    file = read(Path(path))
+    subset = Subset(positions=file.positions, gains=file.gains, weights=file.weights)
+    name = file.path.stem if file.path.stem != "subset" else file.path.parent.name
+    return Chosen(file.pool, subset, work_of(work, model), name)
+
+
+def chosen_of(subset: Chosen | Pool | str | Path, work: Place, model: Model, why: str) -> Chosen:
+    """The subset with the workspace and model that the verb was given, else its own."""
+    if isinstance(subset, Chosen):
+        own = work if work is not None else subset.work
+        return dataclasses.replace(subset, work=work_of(own, model, why=why))
+    at = work_of(work, model, why=why)
+    if not isinstance(subset, Pool):
+        return open_subset(subset, work=at)
+    import numpy as np
+
+    from tamis.stages.measure import measure_needs, view_of
+
+    usable = np.flatnonzero(view_of(subset, measure_needs(subset, [], at)).usable)
+    return Chosen(subset, Subset(positions=usable, gains=np.zeros(len(usable), np.float32)), at, "pool")

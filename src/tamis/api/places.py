@@ -1,0 +1,88 @@
+"""Where a verb works: its workspace, its model and its pool."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tamis.errors import RecipeError
+from tamis.models import ModelRef
+from tamis.pool import MANIFEST, Pool
+from tamis.stages.workspace import Workspace
+from tamis.values import Need
+
+Files = str | Sequence[str]
+Rows = Pool | Files
+Place = Workspace | str | Path | None
+Model = ModelRef | str | None
+Settings = Mapping[str, Any] | None
+TRIAL_MODEL = "tamis:tiny-lm"
+
+
+def workspace(
+    root: str | Path | None = None, model: Model = None, *, max_tokens: int = 2048, **machine: Any
+) -> Workspace:
+    """A workspace (default: `TAMIS_WORKSPACE`, else `./.tamis`) with its model and this machine.
+
+    `model`: what reads the rows. Without one the shipped tamis:tiny-lm counts tokens, and what runs a model refuses.
+    `max_tokens`: rows are cut there. `machine`: `device`, `workers`, `threads`, `tokens_per_batch`.
+    """
+    from tamis import engine
+
+    on = engine.machine(**machine)
+    ref = model if isinstance(model, ModelRef) else ModelRef(name=model or TRIAL_MODEL, max_tokens=max_tokens)
+    place = Path(root or os.environ.get("TAMIS_WORKSPACE") or ".tamis").resolve()
+    return Workspace(place, on, ref.resolved(on.device), assumed=model is None)
+
+
+def open_pool(
+    files: Files | Path,
+    work: Place = None,
+    *,
+    out: str | Path | None = None,
+    sample: Mapping[str, int] | None = None,
+    **settings: Any,
+) -> Pool:
+    """A pool from its folder, or from data files (paths, globs, hf:// names). `out`: folder to keep the pool in.
+
+    `settings` are those of `tamis.ingest.ingest`: `mapping`, `source`, `shard_rows`. Rows that cannot be used are
+    quarantined with a reason, never lost. Raises DataError for files that are missing or cannot be read.
+    """
+    from tamis.ingest import Sample, ingest
+    from tamis.store import Store
+
+    names = [str(files)] if isinstance(files, (str, Path)) else [str(name) for name in files]
+    if len(names) == 1 and (Path(names[0]) / MANIFEST).is_file():
+        return Pool.open(Path(names[0]))
+    store = Store(Path(out)) if out is not None else work_of(work).store
+    pool = ingest(names, store, sample=Sample(**sample) if sample else None, **settings)
+    if out is not None:
+        pool.save(Path(out) / MANIFEST)
+    return pool
+
+
+def work_of(work: Place = None, model: Model = None, *, why: str = "") -> Workspace:
+    """The workspace of a verb. `why`: what runs a model; RecipeError where nobody has named one."""
+    if isinstance(work, Workspace) and model is not None:
+        ref = model if isinstance(model, ModelRef) else ModelRef(name=model, max_tokens=work.model.max_tokens)
+        return dataclasses.replace(work, model=ref.resolved(work.machine.device), assumed=False)
+    at = work if isinstance(work, Workspace) else workspace(work, model)
+    if why and at.assumed:
+        raise RecipeError(
+            f"{why} needs a model that reads the rows: say `model` (--model on the command line), a folder or a hub "
+            f"name; {TRIAL_MODEL} is shipped, for trying"
+        )
+    return at
+
+
+def pool_of(rows: Rows | Path, work: Workspace) -> Pool:
+    """The pool itself, or that of its folder or files."""
+    return rows if isinstance(rows, Pool) else open_pool(rows, work)
+
+
+def reads_rows(needs: Sequence[Need]) -> bool:
+    """Whether a model is run; counting lengths takes its tokenizer only."""
+    return any(need.kind == "signal" and need.name != "lengths" for need in needs)

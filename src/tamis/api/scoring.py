@@ -1,0 +1,56 @@
+"""Verbs that judge rows: columns of scorers, and columns from files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from tamis.api.places import Files, Model, Place, Rows, Settings, pool_of, reads_rows, work_of
+from tamis.catalogue import build
+from tamis.errors import RecipeError
+from tamis.handles import Scored
+
+
+def score(pool: Rows, scorers: Files | Mapping[str, Settings], *, model: Model = None, work: Place = None) -> Scored:
+    """Columns of the scorers named: `"ifd,perplexity"`, a list, or `{"ifd": {"form": "ppl"}}` with their settings.
+
+    All the passes that they need run once each. Raises RecipeError for unknown names and settings, and where a pass
+    over a model is needed and none is given.
+    """
+    from tamis.recipe import scorer_settings
+    from tamis.stages.measure import richest
+    from tamis.stages.score import score as run
+
+    built = {name: build("scorers", name, given) for name, given in scorer_settings(scorers).items()}
+    needs = [need for scorer in built.values() for need in scorer.needs]
+    if any(need.name == "influence" for need in needs):
+        raise RecipeError("gradient-similarity needs an influence pass: run it in a recipe (`tamis recipes less`)")
+    at = work_of(work, model, why=", ".join(built) if reads_rows(needs) else "")
+    rows = pool_of(pool, at)
+    found = run(rows, built, dataclasses.replace(at, settings_of_passes=richest(needs)))
+    return Scored(rows, found.columns, at)
+
+
+def columns(pool: Rows, *, work: Place = None) -> Scored:
+    """Every column that this pool has in the workspace: those of `score`, and those of `add_columns`."""
+    from tamis.stages.score import known_columns
+
+    at = work_of(work)
+    rows = pool_of(pool, at)
+    return Scored(rows, known_columns(rows, at), at)
+
+
+def add_columns(pool: Rows, files: Any, *, on: str | None = None, work: Place = None) -> Scored:
+    """Columns from files of your own (Parquet, CSV, JSONL), named `file-stem.column`, joined to the rows of the pool.
+
+    `on`: `key`, `file+position`, `position`, or a field of your rows (`id`); by default what the file has. Rows
+    without a rating are NaN ("not measured"); what did not fit is in `notes`. Raises DataError for two ratings of one
+    row and for files that name no row of the pool.
+    """
+    from tamis.columns_io import read_all
+
+    at = work_of(work)
+    rows = pool_of(pool, at)
+    found, notes = read_all(rows, files, at, on)
+    return Scored(rows, found, at, tuple(notes))
