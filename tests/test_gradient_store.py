@@ -13,11 +13,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from cheap import pair_rows
 from tamis import digests, store
 from tamis.checkpoints import Checkpoint
 from tamis.errors import DataError, RecipeError
-from tamis.gradient import objective
+from tamis.gradient import objective, per_example
 from tamis.gradient.encodings import Encoding
+from tamis.gradient.objective import Loss
 from tamis.gradient.projections import Kind, Projection
 from tamis.gradient.store import Contents
 from tamis.models import ModelRef
@@ -169,6 +171,36 @@ def test_a_store_of_other_checkpoints_is_refused(world: World, tmp_path: Path) -
     assert json.loads(bytes(arrays["contents"]))["projection"]["dim"] == DIM
 
 
+@pytest.mark.parametrize("loss", ["sft", "dpo"])
+def test_logra_without_forming_a_gradient_is_logra(
+    world: World, loss: Loss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = world.pool if loss == "sft" else make_pool(tmp_path / "pairs", pair_rows(6))
+    shard, found, multiplied = pool.shards[0], [], []
+    component = Gradients(
+        checkpoints=world.warm_up, moments="raw", projection="logra", dim=512, loss=loss, encoding="float32"
+    )
+    form = per_example.formed
+
+    def counted(consume: per_example.Consume) -> per_example.Hand:
+        hand = form(consume)
+
+        def counting(name: str, delta: torch.Tensor, seen: torch.Tensor) -> None:
+            multiplied.append(name)
+            hand(name, delta, seen)
+
+        return counting
+
+    monkeypatch.setattr(per_example, "formed", counted)
+    for factored in (True, False):
+        multiplied.clear()
+        monkeypatch.setattr("tamis.gradient.store._factored", lambda delta, seen, way=factored: way)
+        found.append(component.measure(shard, ShardSignals(shard, {}), ON))
+        assert bool(multiplied) is not factored
+    for name in ("features", "norms", "scales"):
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-4, atol=1e-6)
+
+
 def test_settings_that_cannot_be_stored_are_refused(world: World) -> None:
     with pytest.raises(RecipeError, match="needs its target before the pool"):
         Gradients(checkpoints=world.warm_up, profile="datainf")
@@ -291,13 +323,13 @@ def test_appended_rows_are_new_shards_and_a_new_target_makes_no_pool_pass(
     world: World, work: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    plain = objective.Objective.gradients
+    plain = objective.Objective.factors
 
-    def counted(self: Any, opened: Any, examples: Any, consume: Any) -> torch.Tensor:
+    def counted(self: Any, opened: Any, examples: Any, hand: Any) -> torch.Tensor:
         seen.append(len(examples))
-        return plain(self, opened, examples, consume)
+        return plain(self, opened, examples, hand)
 
-    monkeypatch.setattr(objective.Objective, "gradients", counted)
+    monkeypatch.setattr(objective.Objective, "factors", counted)
     component = Gradients(checkpoints=world.warm_up, dim=256)
 
     def scores(pool: Pool, signal: Signal, target: Pool) -> tuple[int, Signal]:

@@ -77,12 +77,20 @@ class Objective:
         self, opened: Opened, examples: Sequence[Any], consume: Callable[[str, torch.Tensor], None]
     ) -> torch.Tensor:
         """(b,) losses; `consume(name, gradient)` gets (b, out, in) of every layer."""
-        from tamis.gradient.per_example import pad, per_example, per_pair
+        from tamis.gradient.per_example import formed
+
+        return self.factors(opened, examples, formed(consume))
+
+    def factors(
+        self, opened: Opened, examples: Sequence[Any], hand: Callable[[str, torch.Tensor, torch.Tensor], None]
+    ) -> torch.Tensor:
+        """(b,) losses; `hand(name, delta, seen)` gets (b, t, out) and (b, t, in) of every layer, see `tapped`."""
+        from tamis.gradient.per_example import example_factors, pad, pair_factors
 
         if self.loss == "sft":
-            return per_example(opened.model, opened.layers, *pad(list(examples), opened.device), consume)
+            return example_factors(opened.model, opened.layers, *pad(list(examples), opened.device), hand)
         sides = [pair[side] for side in (0, 1) for pair in examples]
-        return per_pair(opened.model, opened.layers, *pad(sides, opened.device), self.beta, consume)
+        return pair_factors(opened.model, opened.layers, *pad(sides, opened.device), self.beta, hand)
 
 
 SFT = Objective()

@@ -44,8 +44,10 @@ class OneProduct:
             module.lora_B[self.adapter].weight.detach(),
         )
 
-    def forward(self, consume: Callable[[str, torch.Tensor], None]) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What stands in for the module's forward; its backward pass hands the gradients (b, out, in) to `consume`."""
+    def forward(
+        self, hand: Callable[[str, torch.Tensor, torch.Tensor], None]
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What stands in for the module's forward; its backward pass hands over the factors of both gradients."""
         import torch.nn.functional as functional
 
         scale = float(self.module.scaling[self.adapter])
@@ -62,9 +64,9 @@ class OneProduct:
             def backward(gradient: torch.Tensor) -> None:
                 scaled = gradient * scale
                 if self.second is not None:
-                    consume(self.second, scaled.transpose(1, 2) @ functional.linear(seen, first))
+                    hand(self.second, scaled, functional.linear(seen, first))
                 if self.first is not None:
-                    consume(self.first, (scaled @ second).transpose(1, 2) @ seen)
+                    hand(self.first, scaled @ second, seen)
 
             output.register_hook(backward)
             return output

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 Consume = Callable[[str, "torch.Tensor"], None]
+Hand = Callable[[str, "torch.Tensor", "torch.Tensor"], None]
 
 
 def lora_layers(model: Any) -> dict[str, torch.nn.Linear]:
@@ -54,12 +55,22 @@ def linear_layers(model: Any) -> dict[str, torch.nn.Linear]:
     return found
 
 
-@contextmanager
-def tapped(model: Any, layers: Mapping[str, torch.nn.Linear], consume: Consume) -> Iterator[None]:
-    """Inside, every backward pass calls `consume(name, gradient)` once a layer, gradient (b, out, in) in its dtype.
+def formed(consume: Consume) -> Hand:
+    """What multiplies the two factors that a layer hands over: `consume(name, gradient)` gets (b, out, in)."""
 
-    The layers, which are the model's, must not be used twice in a forward pass, and see (b, t, in) inputs: a ModelError
-    says so.
+    def hand(name: str, delta: torch.Tensor, seen: torch.Tensor) -> None:
+        consume(name, delta.transpose(1, 2) @ seen.to(delta.dtype))
+
+    return hand
+
+
+@contextmanager
+def tapped(model: Any, layers: Mapping[str, torch.nn.Linear], hand: Hand) -> Iterator[None]:
+    """Inside, every backward pass calls `hand(name, delta, seen)` once a layer.
+
+    delta (b, t, out) is the gradient at the layer's output and seen (b, t, in) its input, each in its dtype; the
+    layer's gradients are deltaᵀ seen, row by row. The layers, which are the model's, must not be used twice in a
+    forward pass, and see (b, t, in) inputs: a ModelError says so.
     """
     from tamis.gradient.one_product import one_product_modules
 
@@ -72,7 +83,7 @@ def tapped(model: Any, layers: Mapping[str, torch.nn.Linear], consume: Consume) 
                 output.requires_grad_(True)  # the first layers of the network: the backward pass ends here
 
             def backward(gradient: torch.Tensor) -> None:
-                consume(name, gradient.transpose(1, 2) @ seen.to(gradient.dtype))
+                hand(name, gradient, seen)
 
             output.register_hook(backward)
 
@@ -82,7 +93,7 @@ def tapped(model: Any, layers: Mapping[str, torch.nn.Linear], consume: Consume) 
     done = {name for one in merged for name in one.names}
     handles = [tap(name, layer) for name, layer in layers.items() if name not in done]
     for one in merged:
-        one.module.forward = one.forward(consume)
+        one.module.forward = one.forward(hand)
     try:
         yield
     finally:
@@ -146,14 +157,21 @@ def pair_losses(model: Any, ids: torch.Tensor, labels: torch.Tensor, beta: float
 def per_example(
     model: Any, layers: Mapping[str, torch.nn.Linear], ids: torch.Tensor, labels: torch.Tensor, consume: Consume
 ) -> torch.Tensor:
-    """(b,) losses; `consume(name, gradient)` is called for every layer, last layer first, as `tapped` says.
+    """(b,) losses; `consume(name, gradient)` gets (b, out, in) of every layer, last layer first.
 
     All parameters must be frozen (`requires_grad_(False)`) and the model in eval mode.
     """
+    return example_factors(model, layers, ids, labels, formed(consume))
+
+
+def example_factors(
+    model: Any, layers: Mapping[str, torch.nn.Linear], ids: torch.Tensor, labels: torch.Tensor, hand: Hand
+) -> torch.Tensor:
+    """Like `per_example`, but what a layer hands over are the factors of its gradients, as `tapped` says."""
     from tamis.forward import forward_of
 
     forward_of(model)  # takes the model apart before it is tapped
-    with tapped(model, layers, consume):
+    with tapped(model, layers, hand):
         losses = example_losses(model, ids, labels)
         losses.sum().backward()
     return losses.detach()
@@ -168,14 +186,27 @@ def per_pair(
     consume: Consume,
 ) -> torch.Tensor:
     """Like `per_example`, for preference pairs: (b,) `pair_losses` of 2b rows, gradients (b, out, in)."""
+    return pair_factors(model, layers, ids, labels, beta, formed(consume))
+
+
+def pair_factors(
+    model: Any,
+    layers: Mapping[str, torch.nn.Linear],
+    ids: torch.Tensor,
+    labels: torch.Tensor,
+    beta: float,
+    hand: Hand,
+) -> torch.Tensor:
+    """Like `example_factors`, for preference pairs: a pair's tokens are those of both sides, (b, 2t, …)."""
+    import torch
+
     from tamis.forward import forward_of
 
-    def add(name: str, gradient: torch.Tensor) -> None:
-        chosen, rejected = gradient.chunk(2)
-        consume(name, chosen + rejected)
+    def joined(name: str, delta: torch.Tensor, seen: torch.Tensor) -> None:
+        hand(name, *(torch.cat(side.chunk(2), dim=1) for side in (delta, seen)))
 
     forward_of(model)
-    with tapped(model, layers, add):
+    with tapped(model, layers, joined):
         losses = pair_losses(model, ids, labels, beta)
         losses.sum().backward()
     return losses.detach()

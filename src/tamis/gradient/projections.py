@@ -13,7 +13,8 @@ devices and the order of layers change nothing.
     rademacher  dense signs: the released LESS's, and the oracle of the others
     span        coordinates in the span of a target's gradients, exact for it: not random, `tamis.gradient.span`
     logra       every layer's gradient (out, in) between two small matrices of signs: what projecting its inputs and
-                its outputs' gradients gives (LoGra, arXiv 2405.13954); the layers share `dim` evenly. Noisiest
+                its outputs' gradients gives (LoGra, arXiv 2405.13954), so that a raw gradient need not be formed; the
+                layers share `dim` evenly. Noisiest
 """
 
 from __future__ import annotations
@@ -242,17 +243,28 @@ class Logra(_Keyed):
 
     def add(self, name: str, part: torch.Tensor, sums: torch.Tensor) -> None:
         """Add a layer, as `Sketch` says."""
+        left, right = self._ends(name)
         rows, columns = self.shapes[name]
-        left, right = (
-            self.once(f"{name}/{end}", functools.partial(self._signs, f"{name}/{end}", size))
-            for end, size in (("out", rows), ("in", columns))
-        )
         small = left.T @ part.view(-1, rows, columns) @ right
+        sums[:, self.slots[name] : self.slots[name] + self.side**2] += small.flatten(1)
+
+    def add_factors(self, name: str, delta: torch.Tensor, seen: torch.Tensor, sums: torch.Tensor) -> None:
+        """Add a layer from the factors of its gradients, (b, t, out) and (b, t, in) float32, without forming them."""
+        left, right = self._ends(name)
+        small = (delta @ left).transpose(1, 2) @ (seen @ right)
         sums[:, self.slots[name] : self.slots[name] + self.side**2] += small.flatten(1)
 
     def finish(self, sums: torch.Tensor) -> torch.Tensor:
         """(b, dim) float32, as `Sketch` says."""
         return sums / self.side
+
+    def _ends(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """(out, side) and (in, side) signs of a layer."""
+        rows, columns = self.shapes[name]
+        ends = (("out", rows), ("in", columns))
+        draws = [(f"{name}/{end}", functools.partial(self._signs, f"{name}/{end}", size)) for end, size in ends]
+        left, right = (self.once(*one) for one in draws)
+        return left, right
 
     def _signs(self, name: str, size: int) -> torch.Tensor:
         """(size, side) of ±1."""

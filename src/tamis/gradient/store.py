@@ -134,11 +134,14 @@ def project_rows(
     """(n,) norms of Γ, NaN where something is not finite; `put(places, unit)` takes cΓ / ‖Γ‖ projected, (b, dim).
 
     `balances`: c by layer, see `balances_of`. `inside`: lengths are those of the projections instead of Γ's. Rows must
-    have a label. One layer's gradients and one batch's projections are all that is ever held.
+    have a label. One layer's gradients and one batch's projections are all that is ever held; where the projection is
+    `logra`'s, Γ the raw gradient and a row short beside the layer, not even these: see `_factored`.
     """
     import torch
 
     from tamis.gradient.influence import sweep, token_lengths, wide
+    from tamis.gradient.per_example import formed
+    from tamis.gradient.projections import Logra
 
     def one(batch: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         sums = sketch.start(len(batch))
@@ -151,7 +154,16 @@ def project_rows(
                 gamma *= balances[name]
             sketch.add(name, gamma.float(), sums)
 
-        losses = objective.gradients(opened, [rows[place] for place in batch], consume)
+        form = formed(consume)
+
+        def hand(name: str, delta: torch.Tensor, seen: torch.Tensor) -> None:
+            if not isinstance(sketch, Logra) or direction.formula.moments != "raw" or not _factored(delta, seen):
+                return form(name, delta, seen)
+            delta, seen = delta.float(), seen.float()
+            squares.add_(((delta @ delta.mT) * (seen @ seen.mT)).sum((1, 2)).clamp(min=0).double())
+            return sketch.add_factors(name, delta, seen, sums)
+
+        losses = objective.factors(opened, [rows[place] for place in batch], hand)
         projected = sketch.finish(sums)
         lengths = torch.linalg.vector_norm(projected, dim=1).double() if inside else squares.sqrt()
         norms = torch.where(losses.isfinite() & squares.isfinite(), lengths, torch.nan)
@@ -160,6 +172,12 @@ def project_rows(
         return norms, norms
 
     return sweep(token_lengths(rows, objective), on, one)[0]
+
+
+def _factored(delta: torch.Tensor, seen: torch.Tensor) -> bool:
+    """Whether ‖deltaᵀ seen‖ costs less by products of tokens with tokens than by forming the product."""
+    tokens, out, width = delta.shape[1], delta.shape[2], seen.shape[2]
+    return tokens * (out + width) < out * width
 
 
 def project_vectors(sketch: Sketch, vectors: Mapping[str, torch.Tensor], balances: Balances) -> torch.Tensor:
