@@ -144,7 +144,7 @@ def _hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def wait_for_event(run: subprocess.Popen[str], workspace: Path, seconds: float = 150, **wanted: Any) -> None:
+def wait_for_event(run: subprocess.Popen[str], workspace: Path, seconds: float = 600, **wanted: Any) -> None:
     """Return as soon as the running command logs an event with these facts; stop it and fail where it does not."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and run.poll() is None:

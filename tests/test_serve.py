@@ -16,7 +16,7 @@ import small
 pytestmark = [pytest.mark.soak, pytest.mark.flow]
 
 
-def wait_for_reports(serving: subprocess.Popen[str], workspace: Path, wanted: int, seconds: float = 400) -> list[Path]:
+def wait_for_reports(serving: subprocess.Popen[str], workspace: Path, wanted: int, seconds: float = 900) -> list[Path]:
     """Manifests of the finished runs, oldest first, once there are as many as wanted."""
     deadline = time.monotonic() + seconds
     while len(found := sorted(workspace.glob("runs/*/report.html"))) < wanted:
@@ -40,8 +40,8 @@ def test_serve_fires_twice_and_the_second_run_measures_nothing(stop: int, codes:
     assert any("tamis.flows.server" in child.cmdline() for child in children)
     serving.send_signal(stop)
     try:
-        _, err = serving.communicate(timeout=90)
+        _, err = serving.communicate(timeout=180)
     finally:
         serving.kill()
     assert serving.returncode in codes, err[-3000:]
-    assert not psutil.wait_procs(children, timeout=30)[1]
+    assert not psutil.wait_procs(children, timeout=120)[1]
