@@ -279,7 +279,7 @@ def _comparison(
                 {"learning_rate": 0.0003, "value": 2.41},
                 {"learning_rate": 0.001, "value": float("nan")},
             ],
-            "chosen_on": "random, run 0, on the evaluation items (which favours the baseline)",
+            "chosen_on": "random, all runs, on the evaluation items (which favours the baseline)",
         },
         "arms": arms,
         "differences": differences,

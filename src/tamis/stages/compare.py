@@ -81,7 +81,7 @@ def compare(
         "trainer": design.trainer,
         **{key: value for key, value in settings.items() if isinstance(value, (int, float, str))},
         "learning_rate_trials": trials,
-        "chosen_on": "random, run 0, on the evaluation items (which favours the baseline)" if trials else "recipe",
+        "chosen_on": "random, all runs, on the evaluation items (which favours the baseline)" if trials else "recipe",
     }
     found["composition"] = {
         by: {
@@ -120,22 +120,26 @@ def _arms(view: PoolView, chosen: Selection, design: Design, work: Workspace, se
 def _choose_learning_rate(
     view: PoolView, arms: Sequence[Arm], held_out: Pool, design: Design, work: Workspace
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
-    """Common settings with the learning rate that serves run 0 of the random arm best."""
-    settings = dict(design.settings)
-    if len(design.learning_rates) < 2:
-        return settings | ({"learning_rate": design.learning_rates[0]} if design.learning_rates else {}), []
+    """Common settings with the learning rate that serves the random arm best, all its runs together.
+
+    One run is not enough where random rows teach little: another draw of them would choose another rate.
+    """
+    settings, rates = dict(design.settings), design.learning_rates
+    if len(rates) < 2:
+        return settings | ({"learning_rate": rates[0]} if rates else {}), []
     arm = next((arm for arm in arms if arm.name == "random"), arms[0])
+    runs = range(len(arm.positions))
     jobs = [
-        _job(arm, 0, view.pool, held_out, design, {**settings, "learning_rate": rate}, work)
-        for rate in design.learning_rates
+        _job(arm, run, view.pool, held_out, design, {**settings, "learning_rate": rate}, work)
+        for rate in rates
+        for run in runs
     ]
     items = [result.items for result in evaluate_all(jobs, work)]
-    values = [float(one.values.sum() / one.weights.sum()) for one in items]
-    best = min(range(len(values)), key=lambda place: values[place] * (1 if items[place].lower_is_better else -1))
-    trials = [
-        {"learning_rate": rate, "value": value} for rate, value in zip(design.learning_rates, values, strict=True)
-    ]
-    return {**settings, "learning_rate": design.learning_rates[best]}, trials
+    figures = [float(one.values.sum() / one.weights.sum()) for one in items]
+    values = [sum(figures[place * len(runs) :][: len(runs)]) / len(runs) for place in range(len(rates))]
+    best = min(range(len(rates)), key=lambda place: values[place] * (1 if items[0].lower_is_better else -1))
+    trials = [{"learning_rate": rate, "value": value} for rate, value in zip(rates, values, strict=True)]
+    return {**settings, "learning_rate": rates[best]}, trials
 
 
 def _evaluator(design: Design) -> tuple[str, dict[str, Any]]:

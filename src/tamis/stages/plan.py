@@ -135,7 +135,7 @@ def _arm_steps(conductor: Conductor, view: PoolView, stage: Stage, target: Size)
         else:
             yield training_step(f"{stage.name}: {name}", trainer, settings, over, target, runs=runs)
     if rates > 1:
-        yield training_step(f"{stage.name}: learning rates", trainer, settings, over, target, runs=rates - 1)
+        yield training_step(f"{stage.name}: learning rates", trainer, settings, over, target, runs=(rates - 1) * runs)
     arms = runs * (1 + len(given.get("with", ("random", "longest")))) + 1
     metric = next(iter(scorer_settings(given.get("metric", "held-out-loss"))))
     yield _evaluation_step(conductor, f"{stage.name}: evaluation", metric, given["evaluate"], arms)
