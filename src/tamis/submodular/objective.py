@@ -1,7 +1,7 @@
 """What the engine speaks of: a set function over candidates, its running evaluation, and what a maximiser returns.
 
-Candidates are numbered 0 … n-1 (a selector numbers its usable rows so, in the order of the pool). An objective is a pure
-value: it never changes; `begin` starts an evaluation at the empty set, which a maximiser walks forward.
+Candidates are numbered 0 … n-1 (a selector numbers its usable rows so, in the order of the pool). An objective is a
+pure value: it never changes; `begin` starts an evaluation at the empty set, which a maximiser walks forward.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Compiled(Protocol):
 
 
 def value_of(objective: Objective, rows: NDArray[np.int64]) -> float:
-    """f of a set of candidates (k,), each once."""
+    """Value f of a set of candidates (k,), each once."""
     state = objective.begin()
     for row in rows.tolist():
         state.add(row)
