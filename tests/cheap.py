@@ -47,6 +47,9 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "band"): {"by": "made.score", "low": -1, "high": 1.5, "scale": "value"},
     ("selectors", "bm25"): {},
     ("selectors", "bottom"): {"by": "made.score"},
+    ("selectors", "deita"): {"threshold": 0.995},
+    ("selectors", "dsir"): {"laplace": 0.1},
+    ("selectors", "k-center"): {},
     ("selectors", "knn-uniform"): {"alpha": 0.5},
     ("selectors", "less"): {},
     ("selectors", "longest"): {},
@@ -56,7 +59,11 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "tsds"): {"by": "rds", "alpha": 0.5},
     ("selectors", "uot"): {},
     ("mixers", "equal"): {},
+    ("mixers", "prompts-first"): {"by": "made.score", "cap": 2},
     ("mixers", "proportional"): {},
+    ("mixers", "smart"): {"by": "clusters:4", "tasks": 3},
+    ("mixers", "task-embeddings"): {"by": "meta.skill", "keep": 1},
+    ("mixers", "temperature"): {},
     ("trainers", "command"): {"command": NUDGE, "checkpoint": "{out}/checkpoint-*"},
     ("trainers", "full"): TRAINING,
     ("trainers", "lora"): {**TRAINING, "rank": 2, "alpha": 4, "keep": "every-epoch"},
@@ -68,7 +75,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("evaluators", "preference-margin"): {},
 }
 # keyed draws by row key: twins differ in key, so they do not tie
-WITHOUT_TIES = {"random"}
+WITHOUT_TIES = {"dsir", "random"}
 
 
 def messy_rows(count: int = 18) -> list[Row]:

@@ -20,6 +20,7 @@ PASSES = {
     "pairs": "tamis.scorers.passes.pairs:Pairs",
     "gradients": "tamis.scorers.passes.gradients:Gradients",
     "gradient-query": "tamis.scorers.passes.gradient_query:GradientQuery",
+    "utility": "tamis.scorers.passes.utility:Utility",
 }
 SCORERS = {
     "entropy": "tamis.scorers.uncertainty:Entropy",
@@ -34,6 +35,9 @@ SELECTORS = {
     "band": "tamis.selectors.ranking:Band",
     "bm25": "tamis.selectors.bm25:Bm25",
     "bottom": "tamis.selectors.ranking:Bottom",
+    "deita": "tamis.selectors.deita_filter:Deita",
+    "dsir": "tamis.selectors.dsir:Dsir",
+    "k-center": "tamis.selectors.k_center:KCenter",
     "knn-uniform": "tamis.selectors.neighbours:KnnUniform",
     "less": "tamis.selectors.less:Less",
     "longest": "tamis.selectors.baselines:Longest",
@@ -45,7 +49,11 @@ SELECTORS = {
 }
 MIXERS = {
     "equal": "tamis.selectors.mixing:Equal",
+    "prompts-first": "tamis.selectors.mixing:PromptsFirst",
     "proportional": "tamis.selectors.mixing:Proportional",
+    "smart": "tamis.selectors.mixing:Smart",
+    "task-embeddings": "tamis.selectors.mixing:TaskEmbeddings",
+    "temperature": "tamis.selectors.mixing:Temperature",
 }
 TRAINERS = {
     "command": "tamis.trainers.command:Command",

@@ -260,42 +260,53 @@ def _check_score(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
 
 def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
     _check_budget(marked, (stage.name,), stage.settings.get("budget"))
-    _check_select_needs(marked, stage, stages)
     for name, settings in scorer_settings(stage.settings.get("mix")).items():
         _check_component(marked, stage, (stage.name, "mix"), "mixers", name, settings)
-    for column in _columns_used(marked, stage):
+    needs = _select_needs(stage)
+    _check_select_needs(marked, stage, stages, needs)
+    for column in _columns_used(marked, stage, needs):
         scorer = column.partition("@")[0].partition(".")[0]
         known = {*CATALOGUE["scorers"], "source", "kind", "file", "meta", *rating_stems(marked.values)}
         if scorer not in known:
             marked.fault((stage.name,), f"uses the column {column!r}, which no scorer makes{_near_scorer(scorer)}")
 
 
-def _check_select_needs(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
+def _select_needs(stage: Stage) -> dict[str, list[Need]]:
+    """What a selector and its mixer need, by their names; nothing of one whose settings are wrong, which is said."""
+    found: dict[str, list[Need]] = {}
+    mixers = scorer_settings(stage.settings.get("mix"))
+    for kind, name, own in (
+        ("selectors", stage.component, stage.own),
+        *(("mixers", name, own) for name, own in mixers.items()),
+    ):
+        try:
+            found.setdefault(name, []).extend(build(kind, name, own).needs)
+        except RecipeError:
+            continue
+    return found
+
+
+def _check_select_needs(
+    marked: Marked, stage: Stage, stages: Mapping[str, Stage], needs: Mapping[str, Sequence[Need]]
+) -> None:
     """A signal that is a stage of its own is named by `from`, and what reads the target needs one."""
     from tamis.stages.measure import SHARED
 
-    try:
-        needs = build("selectors", stage.component, stage.own).needs
-    except RecipeError:
-        return  # said already
-    if any(need.kind == "signal" and need.side == "pool" and need.name not in SHARED for need in needs):
-        _check_reference(marked, stage, "from", stages, "pass")
-    if any(need.side == "target" for need in needs) and "target" not in marked.values:
-        marked.fault((stage.name,), f"{stage.component} needs a target; add `target: {{files: [few_shot.jsonl]}}`")
+    for name, own in needs.items():
+        if any(need.kind == "signal" and need.side == "pool" and need.name not in SHARED for need in own):
+            _check_reference(marked, stage, "from", stages, "pass")
+        if any(need.side == "target" for need in own) and "target" not in marked.values:
+            marked.fault((stage.name,), f"{name} needs a target; add `target: {{files: [few_shot.jsonl]}}`")
 
 
 def _near_scorer(name: str) -> str:
     return f"{nearest(name, CATALOGUE['scorers'])} Known: {', '.join(sorted(CATALOGUE['scorers']))}"
 
 
-def _columns_used(marked: Marked, stage: Stage) -> set[str]:
+def _columns_used(marked: Marked, stage: Stage, needs: Mapping[str, Sequence[Need]]) -> set[str]:
     from tamis.expressions import names
 
-    used = (
-        {str(stage.settings["by"])}
-        if stage.component in ("top", "bottom", "band") and "by" in stage.settings
-        else set()
-    )
+    used = {need.name for own in needs.values() for need in own if need.kind == "column"}
     if "where" in stage.settings:
         try:
             used |= names(str(stage.settings["where"]))

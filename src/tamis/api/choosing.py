@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tamis.stages.select import Selection
 
 WARM_UP: Mapping[str, Any] = {"epochs": 4, "keep": "every-epoch"}
+NO_TARGET = "{} needs a target: give files with examples of what the model should get better at"
 
 
 def filter(  # noqa: A001 - the verb's name
@@ -66,11 +67,15 @@ def select(
     (`warm_up`: settings of `lora`); with `only` (an earlier selection, or its file) influence is measured on those rows
     alone, and no other row is picked. Raises RecipeError where a setting is wrong or something needed is not given.
     """
+    from tamis.stages.select import mixer_of
+
     built = build("selectors", selector, {**(settings or {}), **more})
     if only is not None and not any(need.name == "influence" for need in built.needs):
         raise RecipeError(f"{selector} measures no influence, so `only` has no meaning; filter its rows with `where`")
     if target is None and any(need.side == "target" or need.name == "influence" for need in built.needs):
-        raise RecipeError(f"{selector} needs a target: give files with examples of what the model should get better at")
+        raise RecipeError(NO_TARGET.format(selector))
+    if target is None and (blend := mixer_of(mix)) is not None and any(need.side == "target" for need in blend.needs):
+        raise RecipeError(NO_TARGET.format("the mix"))
     return _choose(
         pool,
         built,
@@ -107,15 +112,16 @@ def _choose(
     from tamis.columns_io import read_all
     from tamis.stages.measure import measure_needs, richest
     from tamis.stages.score import known_columns
-    from tamis.stages.select import missing_columns, mixer_of
+    from tamis.stages.select import missing_columns, mixer_of, needs_with
     from tamis.stages.select import select as run
 
     at, mixer = work_of(work), mixer_of(mix)
     rows = pool_of(pool, at)
     _, notes = read_all(rows, files, at, on)
     have = known_columns(rows, at)
-    scorers = missing_columns(selector.needs, where, have)
-    needs = [*selector.needs, *(need for scorer in scorers.values() for need in scorer.needs)]
+    asked = needs_with(selector, mixer)
+    scorers = missing_columns(asked, where, have)
+    needs = [*asked, *(need for scorer in scorers.values() for need in scorer.needs)]
     at = work_of(at, model, why=_why(name, scorers, needs, budget))
     at = dataclasses.replace(at, settings_of_passes=richest(needs))
     goal = pool_of(target, at) if target is not None else None
@@ -177,19 +183,42 @@ def mix(
     mixer: str,
     budget: str | int | Budget,
     *,
+    target: Rows | None = None,
+    columns: Any = (),
+    on: str | None = None,
     model: Model = None,
     work: Place = None,
     settings: Settings = None,
     **more: Any,
 ) -> Shares:
-    """What each group of the pool gets of a budget. A budget of tokens counts those of `model`."""
-    from tamis.stages.measure import measure_needs, view_of
+    """What each group of the pool gets of a budget. A budget of tokens counts those of `model`.
+
+    `target`: for mixers that compare groups with it. `columns`, `on`: files of ratings, as for `add_columns`.
+    """
+    from tamis.columns_io import read_all
+    from tamis.stages.measure import measure_needs, needs_on, richest, view_of
+    from tamis.stages.score import known_columns, score
+    from tamis.stages.select import missing_columns
 
     built = build("mixers", mixer, {**(settings or {}), **more})
-    limit = Budget.parse(budget)
-    at = work_of(work, model, why="a budget of tokens" if limit.tokens is not None else "")
+    if target is None and any(need.side == "target" for need in built.needs):
+        raise RecipeError(NO_TARGET.format(mixer))
+    limit, at = Budget.parse(budget), work_of(work)
     rows = pool_of(pool, at)
-    return Shares(built.share(view_of(rows, measure_needs(rows, [], at)), limit))
+    read_all(rows, columns, at, on)
+    have = known_columns(rows, at)
+    scorers = missing_columns(built.needs, None, have)
+    needs = [*built.needs, *(need for scorer in scorers.values() for need in scorer.needs)]
+    at = work_of(at, model, why=_why(mixer, scorers, needs, limit))
+    at = dataclasses.replace(at, settings_of_passes=richest(needs))
+    signals = measure_needs(rows, needs_on("pool", needs), at)
+    made = score(rows, scorers, at, signals).columns if scorers else {}
+    goal = None
+    if target is not None:
+        read = pool_of(target, at)
+        goal = view_of(read, measure_needs(read, needs_on("target", needs), at))
+    view = view_of(rows, signals, columns={**have, **made}, target=goal)
+    return Shares(built.share(view, limit))
 
 
 def open_subset(path: str | Path, *, model: Model = None, work: Place = None) -> Chosen:

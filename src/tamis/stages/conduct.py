@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tamis.stages.load import detail, folders_of, load_checkpoints
 from tamis.stages.measure import SHARED, Signal, measure, measure_needs, richest, view_of
 from tamis.stages.only import measure_only
 from tamis.stages.score import Scored, known_columns, score
-from tamis.stages.select import Selection, mixer_of, select
+from tamis.stages.select import Selection, mixer_of, needs_with, select
 from tamis.stages.sources import ingest_source
 from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate_one, train_one
 from tamis.stages.workspace import Workspace
@@ -311,19 +311,19 @@ def needs_of(recipe: Recipe) -> list[Need]:
         elif stage.verb == "pass":
             needs += needs_of_pass(stage.component, stage.own)
         elif stage.verb == "select":
-            needs += build("selectors", stage.component, stage.own).needs
-            needs += _column_needs(stage)
+            own = needs_with(build("selectors", stage.component, stage.own), mixer_of(stage.settings.get("mix")))
+            needs += [*own, *_column_needs(stage, own)]
     if any(need.name == "tokens" for need in needs):
         needs.append(Need(kind="signal", name="tokens", settings=(("pooled", True),)))
     return needs
 
 
-def _column_needs(stage: Stage) -> list[Need]:
-    """Signals under the columns that a filter or a ranking names."""
+def _column_needs(stage: Stage, own: Sequence[Need]) -> list[Need]:
+    """Signals under the columns that a filter, a ranking or a mix names."""
     from tamis.catalogue import SCORERS
     from tamis.expressions import names
 
     used = names(str(stage.settings["where"])) if "where" in stage.settings else set()
-    used |= {str(stage.settings["by"])} if "by" in stage.settings else set()
+    used |= {need.name for need in own if need.kind == "column"}
     scorers = {column.partition("@")[0].partition(".")[0] for column in used}
     return [need for name in sorted(scorers & set(SCORERS)) for need in build("scorers", name, {}).needs]

@@ -58,7 +58,7 @@ def select(
     columns: Mapping[str, Column] | None = None,
 ) -> Selection:
     """The rows that `selector` picks within `budget`, after the filter `where` and within the shares of `mixer`."""
-    needs = list(selector.needs)
+    needs = needs_with(selector, mixer)
     made = dict(columns or {}) | _score_needs(pool, needs, where, columns or {}, work, given)
     signals = measure_needs(pool, needs_on("pool", needs), work, given)
     target_view = None
@@ -71,7 +71,7 @@ def select(
         "pool": pool.digest,
         "budget": budget,
         "where": where,
-        "mixer": [type(mixer).__name__, mixer] if mixer is not None else None,
+        "mixer": [type(mixer).__name__, type(mixer).revision, mixer] if mixer is not None else None,
         "signals": {key: signal.identities for key, signal in signals.items()},
         "columns": _column_digests(made, needs, where),
         "target": target.digest if target_view is not None and target is not None else None,
@@ -94,6 +94,11 @@ def select(
 
     entry = work.store.get_or_make(SUBSET, digests.of_component(selector, inputs), make, about=selector)
     return Selection(name, entry, read_subset(entry), keep, unscored)
+
+
+def needs_with(selector: Selector, mixer: Mixer | None) -> list[Need]:
+    """What a selector needs, and its mixer too."""
+    return [*selector.needs, *(mixer.needs if mixer is not None else ())]
 
 
 def read_subset(entry: Entry) -> Subset:
