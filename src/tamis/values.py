@@ -33,6 +33,7 @@ class Reason(enum.IntEnum):
     NOT_MEASURED = 6
     TOO_SHORT = 7
     DUPLICATE = 8
+    CUT = 9
 
     @property
     def text(self) -> str:
@@ -50,6 +51,7 @@ _REASON_TEXT = {
     Reason.NOT_MEASURED: "not measured",
     Reason.TOO_SHORT: "too short for this measure",
     Reason.DUPLICATE: "a row before it has the same text",
+    Reason.CUT: "the model's maximum length does not hold it whole",
 }
 
 
@@ -83,14 +85,16 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What a component must have before it runs: a signal (by pass name) or a column, of the pool or of the target.
+    """What a component must have before it runs: a signal (by pass name) or a column, of a side of the run.
+
+    Sides: the pool, the target, and `existing`: data that the model has been trained on already.
 
     `settings` are the least the pass must be run with (for example ``{"loss": "all"}``); a richer pass satisfies it.
     """
 
     kind: Literal["signal", "column"]
     name: str
-    side: Literal["pool", "target"] = "pool"
+    side: Literal["pool", "target", "existing"] = "pool"
     settings: tuple[tuple[str, Any], ...] = ()
 
 
