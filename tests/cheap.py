@@ -252,7 +252,7 @@ def numbers_view(
     pooled = np.random.default_rng(5).normal(size=(count, 4)).astype(np.float32)
     scores = np.random.default_rng(3).normal(size=count)
     scores[7] = np.nan
-    whole = {"lengths": lengths, "influence": influence, "tokens": {"pooled": pooled}}
+    whole = {"lengths": lengths, "influence": influence, "tokens": {"pooled": pooled, "reason": lengths["reason"]}}
     source = np.arange(count) // 2 if twins else np.arange(count)
     source = source if order is None else source[np.asarray(order)]
     signals = {name: {key: array[source] for key, array in arrays.items()} for name, arrays in whole.items()}

@@ -76,3 +76,13 @@ def of_target(view: PoolView, who: str) -> NDArray[np.float32]:
     if not good.any():
         raise DataError("no row of the target has hidden states; every target row was refused by the model's pass")
     return vectors[good]
+
+
+def of_existing(view: PoolView) -> NDArray[np.float32]:
+    """(e, d) float32 unit embeddings of the rows of the pool chosen before (`PoolView.existing`) that have one."""
+    import numpy as np
+
+    from tamis.index import unit
+
+    vectors = unit(view.signal("tokens", "pooled")[np.asarray(view.existing, np.int64)])
+    return vectors[np.isfinite(vectors).all(axis=1)]

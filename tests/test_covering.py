@@ -1,0 +1,161 @@
+"""Selectors that cover the pool by geometry equal their plain forms, and keep what their docstrings say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import synthetic
+from tamis import catalogue
+from tamis.budgets import BudgetTooSmall
+from tamis.errors import RecipeError
+from tamis.selectors.deita_filter import far_from_kept
+from tamis.selectors.k_center import farthest_first
+from tamis.values import Budget, Machine, Subset
+from tamis.views import PoolView
+
+ON = Machine()
+Vectors = NDArray[np.float32]
+
+
+def select(name: str, view: PoolView, budget: str | int, **fields: Any) -> Subset:
+    subset: Subset = catalogue.build("selectors", name, fields).select(view, Budget.parse(budget), ON)
+    return subset
+
+
+def unit(count: int, dimension: int, seed: int) -> Vectors:
+    drawn = np.random.default_rng(seed).normal(size=(count, dimension))
+    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+
+
+def view_of(folder: Path, vectors: Vectors, refused: float = 0.1, **columns: NDArray[np.float64]) -> PoolView:
+    signals = {"lengths": synthetic.lengths(len(vectors), refused=refused), "tokens": {"pooled": vectors}}
+    signals["tokens"]["reason"] = signals["lengths"]["reason"]
+    made = {f"made.{name}@tiny": synthetic.column(values) for name, values in columns.items()}
+    return synthetic.view(folder, synthetic.rows(len(vectors)), signals, columns=made)
+
+
+# k-center
+
+
+def ones(vectors: Vectors) -> NDArray[np.int64]:
+    return np.ones(len(vectors), np.int64)
+
+
+def test_k_center_golden_21() -> None:
+    line = np.array([[0], [1], [2], [10], [11], [20]], np.float32)
+    order, gains, distances = farthest_first(line, line[:1], ones(line), 3)
+    assert order.tolist() == [5, 3, 2] and gains.tolist() == [20, 10, 2] and distances.max() == 1
+
+
+@given(count=st.integers(2, 40), seed=st.integers(0, 10_000), trim=st.sampled_from([0, 0.1, 0.5]))
+@settings(max_examples=60, deadline=None)
+def test_k_center_equals_the_slow_form_and_its_radius_never_grows(count: int, seed: int, trim: float) -> None:
+    vectors = unit(count, 5, seed)
+    order, gains, distances = farthest_first(vectors, vectors[:0], ones(vectors), None, trim)
+    apart = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors[None], axis=2)
+    mean = vectors.mean(axis=0)
+    slow = [int(np.argmin(np.round(((vectors - mean) ** 2).sum(axis=1), 5)))]
+    while len(slow) < count:
+        ranked = sorted((i for i in range(count) if i not in slow), key=lambda i: (-apart[i, slow].min(), i))
+        slow.append(ranked[min(int(trim * count), len(ranked) - 1)])
+    assert sorted(order.tolist()) == list(range(count)) and order.tolist() == slow
+    before = [apart[row, slow[:at]].min() for at, row in enumerate(slow) if at]
+    assert np.allclose(gains[1:], before, atol=2e-3)
+    assert not distances.any()
+    if not trim:
+        assert (np.diff(gains) <= 1e-6).all()
+
+
+def test_k_center_is_within_twice_the_best_radius() -> None:
+    from itertools import combinations
+
+    for seed in range(5):
+        vectors = unit(11, 3, seed)
+        apart = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
+        best = min(apart[:, list(three)].min(axis=1).max() for three in combinations(range(11), 3))
+        order, _, distances = farthest_first(vectors, vectors[:0], ones(vectors), 3)
+        assert np.isclose(distances.max(), apart[:, order].min(axis=1).max(), atol=2e-3)
+        assert distances.max() <= 2 * best
+
+
+def test_k_center_passes_over_outliers(tmp_path: Path) -> None:
+    vectors = unit(100, 8, 0)
+    vectors[:, 0] = np.abs(vectors[:, 0]) + 2
+    vectors[17] = np.eye(8)[0] * -1
+    view = view_of(tmp_path, vectors, refused=0)
+    assert select("k-center", view, 2, trim=0).positions[1] == 17
+    assert 17 not in select("k-center", view, 90, trim=0.01).positions
+    assert 17 in select("k-center", view, 100, trim=0.01).positions
+
+
+def test_k_center_starts_from_rows_chosen_before_and_keeps_a_token_budget(tmp_path: Path) -> None:
+    import dataclasses
+
+    view = view_of(tmp_path, unit(40, 4, 1))
+    first = select("k-center", view, 5, trim=0)
+    after = dataclasses.replace(view, existing=first.positions.tolist())
+    whole, later = select("k-center", view, 12, trim=0), select("k-center", after, 7, trim=0)
+    assert later.positions.tolist() == whole.positions.tolist()[5:] and np.array_equal(later.gains, whole.gains[5:])
+    subset = select("k-center", view, "100 tokens", trim=0)
+    rest = np.setdiff1d(np.flatnonzero(view.usable), subset.positions)
+    assert 0 <= 100 - view.cost[subset.positions].sum() < view.cost[rest].min()
+    with pytest.raises(BudgetTooSmall):
+        select("k-center", view, "1 token")
+    with pytest.raises(RecipeError, match="trim"):
+        select("k-center", view, 3, trim=1)
+
+
+# DEITA's filter
+
+
+@pytest.mark.parametrize(("block", "limit"), [(1, 60), (7, 60), (512, 60), (7, 9)])
+def test_deita_equals_the_slow_form_whatever_the_block(block: int, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tamis.selectors import deita_filter
+
+    monkeypatch.setattr(deita_filter, "_BLOCK", block)
+    vectors, order = unit(60, 4, 2), np.random.default_rng(0).permutation(60)
+    before = unit(3, 4, 9)
+    slow: list[int] = []
+    for place, row in enumerate(order):
+        against = [*before, *vectors[order[slow]]]
+        if all(float(vectors[row] @ one) <= 0.8 for one in against):
+            slow.append(place)
+    assert far_from_kept(vectors, order, before, 0.8, limit).tolist() == slow[:limit]
+
+
+def test_deita_keeps_what_is_exactly_as_near_as_the_threshold() -> None:
+    vectors = np.array([[1, 0], [0.9, 0.19**0.5], [0.9001, (1 - 0.9001**2) ** 0.5]], np.float32)
+    nothing = vectors[:0]
+    assert far_from_kept(vectors, np.array([0, 1]), nothing, 0.9, 9).tolist() == [0, 1]
+    assert far_from_kept(vectors, np.array([0, 2]), nothing, 0.9, 9).tolist() == [0]
+
+
+def test_deita_takes_the_best_rows_first_and_a_product_of_columns(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    quality, complexity = random.uniform(1, 6, 50), random.uniform(1, 6, 50)
+    quality[3] = np.nan
+    view = view_of(tmp_path, unit(50, 6, 3), quality=quality, complexity=complexity)
+    subset = select("deita", view, 50, by="made.quality", times="made.complexity", threshold=0.5)
+    assert subset.unit == "points x points" and 3 not in subset.positions and 3 < len(subset.positions) < 40
+    assert subset.positions[0] == np.flatnonzero(view.usable)[np.nanargmax((quality * complexity)[view.usable])]
+    assert (np.diff(subset.gains) <= 0).all()
+    longest = select("deita", view, 4, threshold=1)
+    assert longest.positions.tolist() == select("longest", view, 4).positions.tolist()
+    with pytest.raises(RecipeError, match="cosine"):
+        select("deita", view, 4, threshold=90)
+    with pytest.raises(RecipeError, match="first as"):
+        select("deita", view, 4, times="made.quality")
+
+
+def test_deita_centred_tells_apart_what_lies_on_one_side(tmp_path: Path) -> None:
+    vectors = unit(60, 6, 5) + 4
+    view = view_of(tmp_path, vectors, refused=0)
+    assert len(select("deita", view, 60, threshold=0.5).positions) == 1
+    assert len(select("deita", view, 60, threshold=0.5, centred=True).positions) > 8
