@@ -50,9 +50,11 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "deita"): {"threshold": 0.995},
     ("selectors", "dsir"): {"laplace": 0.1},
     ("selectors", "k-center"): {},
+    ("selectors", "got-d"): {"resolve": 5},
     ("selectors", "knn-uniform"): {"alpha": 0.5},
     ("selectors", "less"): {},
     ("selectors", "longest"): {},
+    ("selectors", "mig"): {"by": "made.quality"},
     ("selectors", "random"): {"seed": 3},
     ("selectors", "rds-plus"): {},
     ("selectors", "top"): {"by": "made.score"},
@@ -229,12 +231,13 @@ def _offsets(name: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]
 
 
 def worded(rows: Sequence[Row], seeds: NDArray[np.int64]) -> list[Row]:
-    """Give rows prompts of words, the same for the same seed."""
+    """Give rows prompts of words and tags, the same for the same seed; below 48 all differ in their number of tags."""
     drawn = [np.random.default_rng(seed) for seed in seeds.tolist()]
     prompts = [" ".join(rng.choice(tiny.WORDS, rng.integers(4, 20))) for rng in drawn]
+    tags = [np.random.default_rng(seed).permutation(96)[: seed * 29 % 48 + 1].tolist() for seed in seeds.tolist()]
     return [
-        dataclasses.replace(row, messages=tiny.chat(prompt, f"answer {place}"))
-        for place, (row, prompt) in enumerate(zip(rows, prompts, strict=True))
+        dataclasses.replace(row, messages=tiny.chat(prompt, f"answer {place}"), meta={**row.meta, "tags": own})
+        for place, (row, prompt, own) in enumerate(zip(rows, prompts, tags, strict=True))
     ]
 
 
@@ -263,4 +266,5 @@ def numbers_view(
         {"tokens": {"pooled": np.random.default_rng(6).normal(size=(5, 4)).astype(np.float32)}},
     )
     columns = {"made.score@tiny": synthetic.column(scores[source])}
+    columns["made.quality@tiny"] = synthetic.column(np.exp(scores[source]))
     return synthetic.view(folder, rows, signals, shard_rows, target=target, columns=columns)
