@@ -35,6 +35,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("passes", "influence"): {"checkpoints": "{checkpoints}", "target": "{target}"},
     ("passes", "pairs"): {"model": "{model}"},
     ("passes", "landmarks"): {},
+    ("passes", "utility"): {"model": "{model}", "per_row": 2},
     ("passes", "gradients"): {"checkpoints": "{checkpoints}", "dim": 64},
     ("passes", "gradient-query"): {"checkpoints": "{checkpoints}", "target": "{target}"},
     ("scorers", "entropy"): {},

@@ -14,8 +14,9 @@ from tamis.marked import Marked
 from tamis.models import ModelRef
 from tamis.values import Budget, Need
 
-HEAD = ("name", "about", "model", "pool", "target")
-GIVEN = ("pool", "target", "model")
+HEAD = ("name", "about", "model", "pool", "target", "existing")
+GIVEN = ("pool", "target", "existing", "model")
+SIDES = {"target": "few_shot.jsonl", "existing": "trained_on.jsonl"}
 _KIND = {"train": "trainers", "pass": "passes", "select": "selectors", "evaluate": "evaluators"}
 
 
@@ -23,7 +24,7 @@ def assemble(path: Path, marked: Marked) -> Recipe | None:
     """The recipe of a document, or None where it has faults; every fault is noted in `marked`."""
     values = marked.values
     model = check_model(marked)
-    for side in ("pool", "target"):
+    for side in ("pool", "target", "existing"):
         if side in values:
             check_source(marked, (side,), values[side])
     if "pool" not in values:
@@ -35,7 +36,14 @@ def assemble(path: Path, marked: Marked) -> Recipe | None:
     if marked.faults:
         return None
     recipe = Recipe(
-        str(values.get("name") or path.stem), path, model, values["pool"], values.get("target"), tuple(ordered), values
+        name=str(values.get("name") or path.stem),
+        path=path,
+        model=model,
+        pool=values["pool"],
+        target=values.get("target"),
+        existing=values.get("existing"),
+        stages=tuple(ordered),
+        values=values,
     )
     for stage in ordered:
         if stage.verb == "compare":
@@ -66,9 +74,9 @@ def _order(marked: Marked, stages: Sequence[Stage]) -> list[Stage]:
         for name in stage.references:
             if name not in known and name not in GIVEN:
                 marked.fault((stage.name,), f"refers to @{name}, which is no stage{nearest(name, list(known))}")
-            elif name == "target" and "target" not in marked.values:
+            elif name in SIDES and name not in marked.values:
                 marked.fault(
-                    (stage.name,), "refers to @target, but the recipe has no target; add `target: {files: […]}`"
+                    (stage.name,), f"refers to @{name}, but the recipe has no {name}; add `{name}: {{files: […]}}`"
                 )
     done: list[Stage] = []
     placed: set[str] = set()
@@ -150,12 +158,13 @@ def build_unfilled(name: str, own: Mapping[str, Any], kind: str = "passes") -> A
 
 
 def _stand_ins(kind: str, name: str) -> dict[str, Any]:
-    """Values for the settings of a pass or a hook that only a run can fill (model, checkpoints, target)."""
+    """Values for the settings of a pass or a hook that only a run can fill (model, checkpoints, sides)."""
     import dataclasses
 
     from tamis.pool import Pool
 
-    given = {"model": ModelRef(name="tamis:tiny-lm"), "checkpoints": (), "target": Pool(()), "pool": Pool(())}
+    given: dict[str, Any] = {"model": ModelRef(name="tamis:tiny-lm"), "checkpoints": ()}
+    given |= {side: Pool(()) for side in ("pool", *SIDES)}
     try:
         fields = {item.name for item in dataclasses.fields(load(kind, name))}
     except RecipeError:
@@ -230,8 +239,9 @@ def _check_pass(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> No
     needs = built.needs
     if "checkpoints" in fields:
         _check_reference(marked, stage, "checkpoints", stages, "train", "load")
-    if "target" in fields and getattr(built, "reads_target", True) and "target" not in marked.values:
-        marked.fault((stage.name,), f"{stage.component} needs a target; add `target: {{files: [few_shot.jsonl]}}`")
+    for side, example in SIDES.items():
+        if side in fields and getattr(built, f"reads_{side}", True) and side not in marked.values:
+            marked.fault((stage.name,), f"{stage.component} needs {_called(side)}; add `{side}: {{files: [{example}]}}`")
     if any(need.kind == "signal" and need.name not in SHARED for need in needs):
         _check_reference(marked, stage, "from", stages, "pass")
     if "only" in stage.settings:
@@ -241,6 +251,10 @@ def _check_pass(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> No
             marked.fault(
                 (stage.name, "only"), f"{stage.component} reads {reads}: give `only` to the stage that measures that"
             )
+
+
+def _called(side: str) -> str:
+    return "a target" if side == "target" else "existing data"
 
 
 def _plain(own: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,8 +309,9 @@ def _check_select_needs(
     for name, own in needs.items():
         if any(need.kind == "signal" and need.side == "pool" and need.name not in SHARED for need in own):
             _check_reference(marked, stage, "from", stages, "pass")
-        if any(need.side == "target" for need in own) and "target" not in marked.values:
-            marked.fault((stage.name,), f"{name} needs a target; add `target: {{files: [few_shot.jsonl]}}`")
+        for side, example in SIDES.items():
+            if any(need.side == side for need in own) and side not in marked.values:
+                marked.fault((stage.name,), f"{name} needs {_called(side)}; add `{side}: {{files: [{example}]}}`")
 
 
 def _near_scorer(name: str) -> str:

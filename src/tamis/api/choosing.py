@@ -49,11 +49,13 @@ def select(
     budget: str | int | Budget,
     *,
     target: Rows | None = None,
+    existing: Rows | None = None,
     where: str | None = None,
     mix: Any = None,
     columns: Any = (),
     on: str | None = None,
     warm_up: Settings | Trained = None,
+    utility: Settings = None,
     only: Chosen | str | Path | None = None,
     model: Model = None,
     work: Place = None,
@@ -65,7 +67,9 @@ def select(
     `target`: examples of what the model should get better at. `where` filters first; `mix` shares the budget among
     groups. `columns`, `on`: files of ratings, as for `add_columns`. LESS first trains a warm-up on a random 5 %
     (`warm_up`: settings of `lora`); with `only` (an earlier selection, or its file) influence is measured on those rows
-    alone, and no other row is picked. Raises RecipeError where a setting is wrong or something needed is not given.
+    alone, and no other row is picked. `existing`: data that the model has been trained on, for what complements it.
+    DELIFT measures in-context utility first (`utility`: settings of the pass of that name). Raises RecipeError where a
+    setting is wrong or something needed is not given.
     """
     from tamis.stages.select import mixer_of
 
@@ -76,6 +80,8 @@ def select(
         raise RecipeError(NO_TARGET.format(selector))
     if target is None and (blend := mixer_of(mix)) is not None and any(need.side == "target" for need in blend.needs):
         raise RecipeError(NO_TARGET.format("the mix"))
+    if existing is None and any(need.side == "existing" for need in built.needs):
+        raise RecipeError(f"{selector} needs existing data: give files with what the model has been trained on")
     return _choose(
         pool,
         built,
@@ -88,7 +94,9 @@ def select(
         where=where,
         mix=mix,
         target=target,
+        existing=existing,
         warm_up=warm_up,
+        utility=utility,
         only=only,
     )
 
@@ -106,7 +114,9 @@ def _choose(
     where: str | None = None,
     mix: Any = None,
     target: Rows | None = None,
+    existing: Rows | None = None,
     warm_up: Settings | Trained = None,
+    utility: Settings = None,
     only: Chosen | str | Path | None = None,
 ) -> Chosen:
     from tamis.columns_io import read_all
@@ -125,12 +135,19 @@ def _choose(
     at = work_of(at, model, why=_why(name, scorers, needs, budget))
     at = dataclasses.replace(at, settings_of_passes=richest(needs))
     goal = pool_of(target, at) if target is not None else None
+    known = pool_of(existing, at) if existing is not None else None
     given: dict[str, Signal] = measure_needs(rows, [], at)
     if goal is not None and any(need.name == "influence" for need in selector.needs):
         places = None if only is None else _places(rows, chosen_of(only, at, None, "select"))
         given["influence"] = _influence(rows, goal, at, warm_up or {}, given, places)
         notes = [*notes, *given["influence"].caveats]
-    chosen = run(rows, selector, budget, at, target=goal, where=where, mixer=mixer, given=given, columns=have)
+    for need in (need for need in selector.needs if need.name == "utility"):
+        own = {**dict(need.settings), **(utility or {}), "target": goal, "existing": known}
+        given["utility"] = _utility(rows, own, at, given)
+        notes = [*notes, *given["utility"].caveats]
+    chosen = run(
+        rows, selector, budget, at, target=goal, existing=known, where=where, mixer=mixer, given=given, columns=have
+    )
     return handle_of(rows, chosen, at, name, tuple(notes))
 
 
@@ -176,6 +193,14 @@ def _influence(
     if only is not None:
         return measure_only(pool, only, "influence", component, work)
     return measure(pool, "influence", component, work, given)
+
+
+def _utility(pool: Pool, settings: Mapping[str, Any], work: Workspace, given: Mapping[str, Signal]) -> Signal:
+    """In-context utility with the settings of its pass; the model and the sides are the run's."""
+    from tamis.stages.measure import measure, measure_needs
+
+    component = build("passes", "utility", {**settings, "model": work.model})
+    return measure(pool, "utility", component, work, measure_needs(pool, component.needs, work, given))
 
 
 def mix(

@@ -23,6 +23,9 @@ def select(
     selector: Annotated[str, typer.Option("--with", help="Selector: less, rds-plus, top, random, …")],
     budget: Budgeted,
     target: Annotated[list[str] | None, TARGET] = None,
+    existing: Annotated[
+        list[str] | None, typer.Option("--existing", help="Data files that the model has been trained on; repeatable.")
+    ] = None,
     where: Annotated[str | None, typer.Option("--where", help="Filter first: an expression over columns.")] = None,
     mixer: Annotated[str | None, typer.Option("--mix", help="Mixer over groups: equal, temperature, smart, …")] = None,
     columns: Annotated[list[str] | None, COLUMNS] = None,
@@ -39,13 +42,13 @@ def select(
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Choose rows of a pool within a budget; `--set warm_up.…` sets the warm-up of LESS, `--set mix.…` the mixer."""
+    """Choose rows of a pool within a budget; `--set` warm_up.… is for LESS, utility.… for DELIFT, mix.… for the mixer."""
     output.use_json(json)
     from tamis.api import select as run
     from tamis.errors import RecipeError
 
     settings = settings_of(sets)
-    warm_up, of_mixer = settings.pop("warm_up", {}), settings.pop("mix", {})
+    warm_up, utility, of_mixer = (settings.pop(name, {}) for name in ("warm_up", "utility", "mix"))
     if of_mixer and mixer is None:
         raise RecipeError(f"--set mix.{next(iter(of_mixer))} sets a mixer, and none is named: add --mix NAME")
     work = open_workspace(workspace, model, max_tokens, workers, device, required=False)
@@ -54,11 +57,13 @@ def select(
         selector,
         budget,
         target=target or None,
+        existing=existing or None,
         where=where,
         mix={mixer: of_mixer} if mixer is not None else None,
         columns=columns or (),
         on=on,
         warm_up=warm_up,
+        utility=utility,
         only=only,
         work=work,
         settings=settings,

@@ -38,6 +38,7 @@ class Conductor:
     work: Workspace
     pool: Pool | None = None
     target: Pool | None = None
+    existing: Pool | None = None
     outcomes: dict[str, Any] = field(default_factory=dict)
     took: dict[str, dict[str, Any]] = field(default_factory=dict)
     columns: dict[str, Column] = field(default_factory=dict)
@@ -53,11 +54,13 @@ class Conductor:
         return cls(recipe, dataclasses.replace(work, model=model, settings_of_passes=settings))
 
     def ingest(self) -> None:
-        """Read the pool and the target."""
+        """Read the pool, the target and the existing data."""
         with self._timed("ingest", "ingest"):
             self.pool = ingest_source(self.recipe.pool, self.work)
             if self.recipe.target is not None:
                 self.target = ingest_source(self.recipe.target, self.work)
+            if self.recipe.existing is not None:
+                self.existing = ingest_source(self.recipe.existing, self.work)
         if not len(self.pool):
             raise RecipeError("no row of the pool could be used; every row read is in the quarantine with its reason")
         self._read_ratings()
@@ -178,6 +181,8 @@ class Conductor:
             settings["model"] = self.work.model
         if "target" in names:
             settings["target"] = self.target
+        if "existing" in names:
+            settings["existing"] = self.existing
         if "pool" in names:
             settings["pool"] = self.pool
         if "checkpoints" in names:
@@ -203,6 +208,7 @@ class Conductor:
             self.work,
             name=stage.name,
             target=self.target,
+            existing=self.existing,
             where=stage.settings.get("where"),
             mixer=mixer_of(stage.settings.get("mix")),
             given=given,

@@ -52,19 +52,21 @@ def select(
     *,
     name: str = "subset",
     target: Pool | None = None,
+    existing: Pool | None = None,
     where: str | None = None,
     mixer: Mixer | None = None,
     given: Mapping[str, Signal] | None = None,
     columns: Mapping[str, Column] | None = None,
 ) -> Selection:
-    """The rows that `selector` picks within `budget`, after the filter `where` and within the shares of `mixer`."""
+    """The rows that `selector` picks within `budget`, after the filter `where` and within the shares of `mixer`.
+
+    `target` and `existing` are measured and shown to the selector where it needs them.
+    """
     needs = needs_with(selector, mixer)
     made = dict(columns or {}) | _score_needs(pool, needs, where, columns or {}, work, given)
     signals = measure_needs(pool, needs_on("pool", needs), work, given)
-    target_view = None
-    if target is not None and needs_on("target", needs):
-        target_view = view_of(target, measure_needs(target, needs_on("target", needs), work))
-    view = view_of(pool, signals, columns=made, target=target_view)
+    views = {"target": _side_view(target, "target", needs, work), "existing": _side_view(existing, "existing", needs, work)}
+    view = view_of(pool, signals, columns=made, target=views["target"], existing_pool=views["existing"])
     keep, unscored = _filter(view, where)
     view = dataclasses.replace(view, keep=keep)
     inputs = {
@@ -74,7 +76,7 @@ def select(
         "mixer": [type(mixer).__name__, type(mixer).revision, mixer] if mixer is not None else None,
         "signals": {key: signal.identities for key, signal in signals.items()},
         "columns": _column_digests(made, needs, where),
-        "target": target.digest if target_view is not None and target is not None else None,
+        **{side: None if one is None else one.pool.digest for side, one in views.items()},
     }
 
     def make(folder: Path) -> dict[str, Any]:
@@ -94,6 +96,12 @@ def select(
 
     entry = work.store.get_or_make(SUBSET, digests.of_component(selector, inputs), make, about=selector)
     return Selection(name, entry, read_subset(entry), keep, unscored)
+
+
+def _side_view(side: Pool | None, name: str, needs: Sequence[Need], work: Workspace) -> PoolView | None:
+    """The view of the target or of existing data, where something needs it."""
+    wanted = needs_on(name, needs)
+    return view_of(side, measure_needs(side, wanted, work)) if side is not None and wanted else None
 
 
 def needs_with(selector: Selector, mixer: Mixer | None) -> list[Need]:
