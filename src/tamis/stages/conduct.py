@@ -317,8 +317,8 @@ def needs_of(recipe: Recipe) -> list[Need]:
         elif stage.verb == "pass":
             needs += needs_of_pass(stage.component, stage.own)
         elif stage.verb == "select":
-            own = needs_with(build("selectors", stage.component, stage.own), mixer_of(stage.settings.get("mix")))
-            needs += [*own, *_column_needs(stage, own)]
+            asked = needs_with(build("selectors", stage.component, stage.own), mixer_of(stage.settings.get("mix")))
+            needs += [*asked, *_column_needs(stage, asked)]
     if any(need.name == "tokens" for need in needs):
         needs.append(Need(kind="signal", name="tokens", settings=(("pooled", True),)))
     return needs
