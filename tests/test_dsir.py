@@ -112,8 +112,8 @@ def test_the_whole_pool_and_more_can_be_asked_for(tmp_path: Path) -> None:
 
 def test_short_rows_and_copies_are_left_out_and_say_why(tmp_path: Path) -> None:
     view = view_of(tmp_path, ["a b c d e f", "a", "b c d e f g"], ["a b"])
-    content = [row.content for row in said(["", "", ""])]
-    rows = [dataclasses.replace(row, content=content[0]) for row in said(["a b c d e f", "a b c d e f", "b"])]
+    rows = said(["a b c d e f", "a b c d e f", "b"])
+    rows[1] = dataclasses.replace(rows[1], content=rows[0].content)
     subset = select(view, 3, min_words=8)
     assert sorted(subset.positions.tolist()) == [0, 2] and subset.reasons is not None
     assert subset.reasons.tolist() == [0, Reason.TOO_SHORT, 0]
