@@ -48,16 +48,19 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "band"): {"by": "made.score", "low": -1, "high": 1.5, "scale": "value"},
     ("selectors", "bm25"): {},
     ("selectors", "bottom"): {"by": "made.score"},
+    ("selectors", "ccs"): {"by": "made.score", "drop": 0, "strata": 4},
     ("selectors", "deita"): {"threshold": 0.995},
     ("selectors", "dsir"): {"laplace": 0.1},
     ("selectors", "k-center"): {},
     ("selectors", "got-d"): {"resolve": 5},
+    ("selectors", "k-means-balanced"): {"clusters": 5},
     ("selectors", "knn-uniform"): {"alpha": 0.5},
     ("selectors", "less"): {},
     ("selectors", "longest"): {},
     ("selectors", "mig"): {"by": "made.quality"},
     ("selectors", "random"): {"seed": 3},
     ("selectors", "rds-plus"): {},
+    ("selectors", "smart"): {"by": "clusters:4", "tasks": 3},
     ("selectors", "top"): {"by": "made.score"},
     ("selectors", "tsds"): {"by": "rds", "alpha": 0.5},
     ("selectors", "uot"): {},
@@ -78,7 +81,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("evaluators", "preference-margin"): {},
 }
 # keyed draws by row key: twins differ in key, so they do not tie
-WITHOUT_TIES = {"dsir", "random"}
+WITHOUT_TIES = {"ccs", "dsir", "random"}
 
 
 def messy_rows(count: int = 18) -> list[Row]:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 import synthetic
 from tamis import catalogue
-from tamis.budgets import BudgetTooSmall
+from tamis.budgets import BudgetTooSmall, by_shares
 from tamis.errors import RecipeError
 from tamis.selectors.deita_filter import far_from_kept
 from tamis.selectors.k_center import farthest_first
+from tamis.selectors.strata import strata_of
 from tamis.values import Budget, Machine, Subset
 from tamis.views import PoolView
 
@@ -159,3 +160,105 @@ def test_deita_centred_tells_apart_what_lies_on_one_side(tmp_path: Path) -> None
     view = view_of(tmp_path, vectors, refused=0)
     assert len(select("deita", view, 60, threshold=0.5).positions) == 1
     assert len(select("deita", view, 60, threshold=0.5, centred=True).positions) > 8
+
+
+# groups that share a budget: CCS and balanced k-means
+
+
+def water_fill(sizes: list[int], budget: int) -> list[int]:
+    """The rule of CCS's code: strata by size, smallest first, each gets an equal part of what is left."""
+    parts = [0] * len(sizes)
+    for done, group in enumerate(np.argsort(sizes, kind="stable").tolist()):
+        parts[group] = min(sizes[group], budget // (len(sizes) - done))
+        budget -= parts[group]
+    return parts
+
+
+def shared(sizes: list[int], budget: int, weights: list[float] | None = None) -> list[int]:
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    order = np.random.default_rng(0).permutation(len(groups))
+    made = by_shares(groups, order, None if weights is None else np.array(weights))
+    for group in range(len(sizes)):  # each keeps its own order
+        assert [row for row in made if groups[row] == group] == [row for row in order if groups[row] == group]
+    return np.bincount(groups[made[:budget]], minlength=len(sizes)).tolist()
+
+
+def test_ccs_goldens_14_and_29() -> None:
+    assert shared([2, 50, 5, 0, 10], 30) == [2, 13, 5, 0, 10]
+    assert shared([1, 4, 0, 9, 2], 6) == [1, 2, 0, 2, 1]
+
+
+@given(sizes=st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(any), budget=st.integers(0, 100))
+@settings(max_examples=200, deadline=None)
+def test_equal_shares_are_the_water_filling_of_ccs(sizes: list[int], budget: int) -> None:
+    assert shared(sizes, budget) == water_fill(sizes, budget)
+
+
+def test_shares_follow_weights_and_used_up_groups_leave_their_part() -> None:
+    assert shared([100, 100, 100], 12, [1, 2, 3]) == [2, 4, 6]
+    assert shared([100, 1, 100], 12, [1, 2, 3]) == [3, 1, 8]
+
+
+@pytest.mark.parametrize("shift", [0, -50])
+def test_ccs_loses_neither_the_greatest_value_nor_its_place(shift: int, tmp_path: Path) -> None:
+    scores = np.linspace(0, 10, 60) ** 2 + shift
+    view = view_of(tmp_path, unit(60, 2, 0), refused=0, score=scores)
+    everything = select("ccs", view, 60, by="made.score", drop=0)
+    assert (
+        sorted(everything.positions.tolist()) == list(range(60))
+        and 59 in select("ccs", view, 40, by="made.score", drop=0, strata=5).positions
+    )
+    for hard, gone in (("high", range(45, 60)), ("low", range(15))):
+        kept = select("ccs", view, 60, by="made.score", drop=0.25, hard=hard)
+        assert not set(kept.positions.tolist()) & set(gone) and len(kept.positions) == 45
+        assert np.allclose(kept.gains, scores[kept.positions])
+
+
+def test_ccs_shares_by_strata_of_equal_width_or_of_equal_count(tmp_path: Path) -> None:
+    scores = np.concatenate([np.linspace(0, 1, 90), np.linspace(9, 10, 10)])
+    view = view_of(tmp_path, unit(100, 2, 0), refused=0, score=scores)
+    by_width = select("ccs", view, 20, by="made.score", drop=0, strata=2)
+    assert (scores[by_width.positions] > 5).sum() == 10
+    by_count = select("ccs", view, 20, by="made.score", drop=0, strata=10, edges="quantile")
+    assert (scores[by_count.positions] > 5).sum() == 2
+    other = select("ccs", view, 20, by="made.score", drop=0, strata=2, seed=1)
+    assert by_width.positions.tolist() != other.positions.tolist()
+    counts = np.bincount(strata_of(scores, 7, "width"), minlength=7)
+    assert counts.tolist() == np.histogram(scores, 7)[0].tolist()
+    assert set(strata_of(np.ones(5), 50, "width").tolist()) == set(strata_of(np.ones(5), 3, "quantile").tolist()) == {0}
+
+
+def test_ccs_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    view = view_of(tmp_path, unit(9, 2, 0), score=np.arange(9.0))
+    for fields in ({"drop": 1}, {"strata": 0}):
+        with pytest.raises(RecipeError, match="ccs"):
+            select("ccs", view, 3, by="made.score", **fields)
+
+
+def grouped(folder: Path, sizes: list[int]) -> tuple[PoolView, NDArray[np.int64]]:
+    """Rows in well separated groups, shuffled."""
+    groups = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    vectors = np.eye(len(sizes), 8)[groups] + 0.05 * np.random.default_rng(1).normal(size=(len(groups), 8))
+    return view_of(folder, vectors.astype(np.float32), refused=0), groups
+
+
+def test_balanced_k_means_gives_equal_or_root_shares_typical_rows_first(tmp_path: Path) -> None:
+    view, groups = grouped(tmp_path, [64, 16, 4])
+    subset = select("k-means-balanced", view, 12, clusters=3)
+    assert np.bincount(groups[subset.positions]).tolist() == [4, 4, 4]
+    assert subset.values is not None
+    for group in range(3):
+        inside = np.flatnonzero(groups == group)
+        best = inside[np.argsort(-subset.values[inside], kind="stable")][:4]
+        assert sorted(best) == sorted(place for place in subset.positions.tolist() if groups[place] == group)
+    root = select("k-means-balanced", view, 14, clusters=3, shares="sqrt", inside="random")
+    assert np.bincount(groups[root.positions]).tolist() == [8, 4, 2]
+    other = select("k-means-balanced", view, 14, clusters=3, shares="sqrt", inside="random", seed=1)
+    assert root.positions.tolist() != other.positions.tolist()
+
+
+def test_balanced_k_means_with_more_clusters_than_rows_takes_every_row(tmp_path: Path) -> None:
+    view = view_of(tmp_path, unit(12, 3, 0), refused=0)
+    assert sorted(select("k-means-balanced", view, 99).positions.tolist()) == list(range(12))
+    with pytest.raises(RecipeError, match="clusters"):
+        select("k-means-balanced", view, 3, clusters=0)
