@@ -60,7 +60,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "mig"): {"by": "made.quality"},
     ("selectors", "random"): {"seed": 3},
     ("selectors", "rds-plus"): {},
-    ("selectors", "smart"): {"by": "clusters:4", "tasks": 3},
+    ("selectors", "smart"): {"by": "clusters:2", "tasks": 1},
     ("selectors", "top"): {"by": "made.score"},
     ("selectors", "tsds"): {"by": "rds", "alpha": 0.5},
     ("selectors", "uot"): {},

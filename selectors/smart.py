@@ -1,0 +1,182 @@
+"""SMART: a budget divided among tasks by a graph cut, facility location inside (Renduchintala et al., 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from tamis.budgets import BudgetTooSmall
+from tamis.values import Need
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tamis.embeddings import Embeddings
+    from tamis.submodular.kernels import Kernel
+    from tamis.submodular.objective import Picks
+    from tamis.tasks import Tasks, Weighted
+    from tamis.values import Budget, Machine, Subset
+    from tamis.views import PoolView
+
+DENSE = 8192  # rows of a task up to which its cosines are held in memory: 256 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smart:
+    """SMART: budget by graph cut over tasks, facility location inside (Renduchintala et al., 2024).
+
+    Findings of ACL 2024, arXiv:2403.08370. A task is a group of the pool (`by`: source, kind, file, meta.NAME,
+    clusters:K or a column); it stands for the mean of its rows' embeddings. A greedy graph cut puts the tasks in order
+    (`lam` 0.4), `tasks` keeps the first of them, and the second-order Taylor softmax of the gains (`temperature`;
+    `normalise` divides gains by the number of tasks first) says what each gets. Inside a task rows are picked by
+    facility location over cosines, tasks side by side in as many threads as there are workers.
+
+    Embeddings are pooled hidden states of whole rows; the paper's are GTE embeddings of prompts alone. Its code gives
+    what rounding leaves over to the first tasks and moves what a small task cannot use row by row; here budgets are
+    filled like water, by largest remainder, and do not depend on the order of tasks. Rows of tasks that were not kept
+    are taken only once the kept ones are full. With a budget of tokens, what is left over goes to the tasks in their
+    order. For other selectors inside the tasks, use them with the mixer `smart`.
+
+    Time O(n d) for the tasks, O(m² d) for a task of m rows, O(m · neighbours · log m) beyond `dense` rows.
+    """
+
+    revision: ClassVar[int] = 1
+    nested: ClassVar[bool] = False
+
+    by: str = "source"
+    tasks: int | None = None
+    lam: float = 0.4
+    temperature: float = 1.0
+    normalise: bool = False
+    duplicates: Literal["once", "keep"] = "keep"
+
+    def __post_init__(self) -> None:
+        from tamis.tasks import check
+
+        check("smart", self.tasks, self.lam, self.temperature)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Pooled hidden states, the lengths of rows, and what the groups are read from."""
+        from tamis import embeddings, grouping
+
+        return embeddings.needs_of() | grouping.needs_of(self.by)
+
+    def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
+        """At most `budget` of the usable rows, task by task, heaviest first; a gain is that of facility location.
+
+        `values` is the mean cosine of a row to those of its task.
+        """
+        import numpy as np
+
+        from tamis import embeddings, tasks
+        from tamis.values import Subset
+
+        found = embeddings.of_pool(view, "smart", self.duplicates)
+        parts = tasks.tasks_of(view, found, self.by)
+        weighted = tasks.weigh(
+            parts, keep=self.tasks, lam=self.lam, temperature=self.temperature, normalise=self.normalise
+        )
+        filling = _Filling(found, parts, view.cost[found.places], budget, on)
+        filling.fill(self._shares(view, filling, weighted), weighted.names)
+        chosen, gains = filling.chosen()
+        values = np.full(len(view), np.nan, np.float32)
+        values[found.places] = _to_own_task(found, parts)
+        return Subset(
+            positions=found.places[chosen],
+            gains=gains,
+            values=values,
+            reasons=found.reasons,
+            unit="mean cosine to its task",
+        )
+
+    def _shares(self, view: PoolView, filling: _Filling, weighted: Weighted) -> dict[str, Budget]:
+        from tamis.mixes import claims_of, divide
+
+        claims = claims_of(weighted.by_name(filling.tasks.names))
+        return divide(filling.budget, claims, filling.held(), usable=int(view.usable.sum()))
+
+
+def _to_own_task(found: Embeddings, parts: Tasks) -> NDArray[np.float32]:
+    """(m,) mean cosine of every row to the rows of its task."""
+    import numpy as np
+
+    values = np.empty(len(found), np.float32)
+    for rows in parts.members:
+        mean = found.vectors[rows].mean(axis=0, dtype=np.float64)
+        values[rows] = found.vectors[rows] @ mean
+    return values
+
+
+def _kernel(vectors: NDArray[np.float32]) -> Kernel:
+    from tamis.submodular.kernels import Cosine
+
+    kernel = Cosine(vectors)
+    return kernel.dense() if len(kernel) <= DENSE else kernel
+
+
+class _Filling:
+    """Rows picked task by task. Rows are numbered as in the embeddings."""
+
+    def __init__(self, found: Embeddings, tasks: Tasks, cost: NDArray[np.int64], budget: Budget, on: Machine) -> None:
+        self.vectors, self.tasks, self.cost, self.budget, self.on = found.vectors, tasks, cost, budget, on
+        self.members = dict(zip(tasks.names, tasks.members, strict=True))
+        self.picked: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+
+    def held(self) -> dict[str, int]:
+        """What each task holds, in the unit of the budget."""
+        tokens = self.budget.tokens is not None
+        return {name: int(self.cost[rows].sum()) if tokens else len(rows) for name, rows in self.members.items()}
+
+    def fill(self, shares: dict[str, Budget], first: Sequence[str]) -> None:
+        """Spend the shares, tasks `first` in their order, then the others by name; then what tokens are left."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        total = self.budget.tokens
+        if total is not None and total < self.cost.min():
+            raise BudgetTooSmall(
+                f"a budget of {total} tokens is smaller than the smallest row with an embedding "
+                f"({self.cost.min()} tokens); raise it"
+            )
+        names = [*first, *sorted(set(self.members) - set(first))]
+        with ThreadPoolExecutor(max(1, self.on.workers)) as pool:
+            done = pool.map(
+                lambda name: self._inside(self.members[name], shares[name].rows, shares[name].tokens), names
+            )
+            self.picked += [one for one in done if one is not None]
+        if total is None:
+            return
+        for name in names:
+            chosen, _ = self.chosen()
+            self._spend(name, total - int(self.cost[chosen].sum()), chosen)
+
+    def _spend(self, name: str, left: int, chosen: NDArray[np.int64]) -> None:
+        """Fill what is left of the tokens from one task."""
+        import numpy as np
+
+        rows = np.setdiff1d(self.members[name], chosen)
+        one = self._inside(rows[self.cost[rows] <= left], None, left)
+        self.picked += [one] if one is not None else []
+
+    def _inside(
+        self, rows: NDArray[np.int64], count: int | None, tokens: int | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """Facility location over some rows of a task; None where the share buys none of them."""
+        from tamis.submodular.facility_location import FacilityLocation
+        from tamis.submodular.maximise import Limit, maximise
+
+        if not len(rows) or not (count or tokens) or (tokens is not None and tokens < self.cost[rows].min()):
+            return None
+        limit = Limit(rows=count) if tokens is None else Limit(tokens=tokens, cost=self.cost[rows])
+        picks: Picks = maximise(FacilityLocation(_kernel(self.vectors[rows])), limit)
+        return rows[picks.order], picks.gains
+
+    def chosen(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows in the order picked, and their gains."""
+        import numpy as np
+
+        rows = np.concatenate([np.zeros(0, np.int64), *[rows for rows, _ in self.picked]])
+        return rows, np.concatenate([np.zeros(0), *[gains for _, gains in self.picked]]).astype(np.float32)
