@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 ROUNDS = 4
 
 
+def head_of(keys: NDArray[np.float64], cost: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Indices of the highest keys (m,), ties to the lower, as few as have costs (m,) that add up to `most` or more."""
+    import numpy as np
+
+    order = np.argsort(-keys, kind="stable")
+    return order[: int(np.searchsorted(np.cumsum(cost[order]), most)) + 1]
+
+
 def most_of(gains: NDArray[np.float64], cost: NDArray[np.int64], most: int) -> tuple[float, NDArray[np.int64]]:
     """The largest sum of gains that fits `most`, the last candidate in part, and the indices that make it up.
 
@@ -21,17 +29,15 @@ def most_of(gains: NDArray[np.float64], cost: NDArray[np.int64], most: int) -> t
     """
     import numpy as np
 
-    if cost.size and cost.max() == 1 and len(gains) > 4 * most:
-        able = np.argpartition(-gains, most)[:most]
-    else:
-        able = np.flatnonzero((gains > 0) & (cost <= most))
-    order = able[np.argsort(-gains[able] / cost[able], kind="stable")]
-    spent = np.cumsum(cost[order])
-    head = order[: int(np.searchsorted(spent, most)) + 1]
-    shares = np.ones(len(head))
-    if len(head) and spent[len(head) - 1] > most:
-        shares[-1] = (most - (spent[len(head) - 2] if len(head) > 1 else 0)) / cost[head[-1]]
-    return float((np.maximum(gains[head], 0) * shares).sum()), head
+    able = np.flatnonzero((gains > 0) & (cost <= most))
+    if len(able) > 4 * most and cost.max() == 1:
+        able = able[np.argpartition(-gains[able], most)[:most]]
+    head = able[head_of(gains[able] / cost[able], cost[able], most)]
+    spent = int(cost[head].sum())
+    whole = float(gains[head].sum())
+    if spent > most:
+        whole -= float(gains[head[-1]]) * (spent - most) / int(cost[head[-1]])
+    return whole, head
 
 
 def bound_at(walk: Walk, most: int) -> float:
@@ -48,7 +54,7 @@ def bound_at(walk: Walk, most: int) -> float:
         total, head = most_of(walk.upper[rest], walk.cost[rest], most)
         stale = head[walk.stamp[rest[head]] != len(walk)]
         if not len(stale):
-            return walk.state.value + total
+            return walk.path.value + total
         walk.measure(rest[stale])
     walk.measure_all(rest[walk.upper[rest] > 0])
-    return walk.state.value + most_of(walk.upper[rest], walk.cost[rest], most)[0]
+    return walk.path.value + most_of(walk.upper[rest], walk.cost[rest], most)[0]
