@@ -238,7 +238,7 @@ def test_ccs_refuses_what_it_cannot_do(tmp_path: Path) -> None:
 def grouped(folder: Path, sizes: list[int]) -> tuple[PoolView, NDArray[np.int64]]:
     """Rows in well separated groups, shuffled."""
     groups = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
-    vectors = np.eye(len(sizes), 8)[groups] + 0.05 * np.random.default_rng(1).normal(size=(len(groups), 8))
+    vectors = np.eye(len(sizes), 8)[groups] + 0.01 * np.random.default_rng(1).normal(size=(len(groups), 8))
     return view_of(folder, vectors.astype(np.float32), refused=0), groups
 
 

@@ -33,8 +33,8 @@ def k_means(vectors: NDArray[np.float32], count: int, seed: int = 0) -> Clusters
     """Spherical k-means of (m, d) unit vectors: at most `count` clusters, numbered from 0, none of them empty.
 
     With at least as many clusters as rows, rows of equal vectors make a cluster each, by first appearance. Otherwise 20
-    rounds of Lloyd's algorithm from `count` random rows, on 256 rows a cluster at most; where a cluster runs empty,
-    FAISS splits a large one. One thread, seeded: the outcome depends on vectors, count and seed only. Time
+    rounds of Lloyd's algorithm from k-means++, on 256 rows a cluster at most; where a cluster runs empty, FAISS splits
+    a large one. One thread, seeded: the outcome depends on vectors, count and seed only. Time
     O(min(m, 256 count) · count · d) a round and O(m · count · d) for the labels. DataError where `count` is below 1,
     there is no row, or a vector is not finite.
     """
@@ -66,6 +66,7 @@ def _lloyd(vectors: NDArray[np.float32], count: int, seed: int) -> Clusters:
             min_points_per_centroid=1,
             max_points_per_centroid=SAMPLE,
         )
+        means.cp.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
         means.train(vectors)
         _, nearest = means.index.search(vectors, 1)
     finally:
