@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tamis.values import Budget, Machine, Subset
     from tamis.views import PoolView
 
-DENSE = 8192  # rows of a task up to which its cosines are held in memory: 256 MB
+DENSE = 4096  # rows of a task up to which all its cosines are held in memory: 64 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,8 @@ class Smart:
     are taken only once the kept ones are full. With a budget of tokens, what is left over goes to the tasks in their
     order. For other selectors inside the tasks, use them with the mixer `smart`.
 
-    Time O(n d) for the tasks, O(m² d) for a task of m rows, O(m · neighbours · log m) beyond `dense` rows.
+    A task of more than 4,096 rows is seen through a k-NN graph (`neighbours` of each row, itself counted). Time O(n d)
+    for the tasks, then O(m² d) for a task of m rows, less with a graph.
     """
 
     revision: ClassVar[int] = 1
@@ -52,6 +53,7 @@ class Smart:
     temperature: float = 1.0
     normalise: bool = False
     duplicates: Literal["once", "keep"] = "keep"
+    neighbours: int = 64
 
     def __post_init__(self) -> None:
         from tamis.tasks import check
@@ -80,7 +82,7 @@ class Smart:
         weighted = tasks.weigh(
             parts, keep=self.tasks, lam=self.lam, temperature=self.temperature, normalise=self.normalise
         )
-        filling = _Filling(found, parts, view.cost[found.places], budget, on)
+        filling = _Filling(found, parts, view.cost[found.places], budget, self.neighbours, on)
         filling.fill(self._shares(view, filling, weighted), weighted.names)
         chosen, gains = filling.chosen()
         values = np.full(len(view), np.nan, np.float32)
@@ -111,18 +113,31 @@ def _to_own_task(found: Embeddings, parts: Tasks) -> NDArray[np.float32]:
     return values
 
 
-def _kernel(vectors: NDArray[np.float32]) -> Kernel:
-    from tamis.submodular.kernels import Cosine
+def _kernel(vectors: NDArray[np.float32], neighbours: int) -> Kernel:
+    """Cosines among the rows of a task: all of them, or of many rows those of each to its nearest."""
+    from tamis.submodular import knn_graph
+    from tamis.submodular.kernels import Cosine, Sparse
 
-    kernel = Cosine(vectors)
-    return kernel.dense() if len(kernel) <= DENSE else kernel
+    if len(vectors) <= DENSE:
+        return Cosine(vectors).dense()
+    graph = knn_graph.build(vectors, neighbours, recall_sample=0)
+    return Sparse(graph.indptr, graph.indices, graph.values, len(vectors))
 
 
 class _Filling:
     """Rows picked task by task. Rows are numbered as in the embeddings."""
 
-    def __init__(self, found: Embeddings, tasks: Tasks, cost: NDArray[np.int64], budget: Budget, on: Machine) -> None:
-        self.vectors, self.tasks, self.cost, self.budget, self.on = found.vectors, tasks, cost, budget, on
+    def __init__(
+        self,
+        found: Embeddings,
+        tasks: Tasks,
+        cost: NDArray[np.int64],
+        budget: Budget,
+        neighbours: int,
+        on: Machine,
+    ) -> None:
+        self.vectors, self.tasks, self.cost = found.vectors, tasks, cost
+        self.budget, self.neighbours, self.workers = budget, neighbours, max(1, on.workers)
         self.members = dict(zip(tasks.names, tasks.members, strict=True))
         self.picked: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
 
@@ -142,7 +157,7 @@ class _Filling:
                 f"({self.cost.min()} tokens); raise it"
             )
         names = [*first, *sorted(set(self.members) - set(first))]
-        with ThreadPoolExecutor(max(1, self.on.workers)) as pool:
+        with ThreadPoolExecutor(self.workers) as pool:
             done = pool.map(
                 lambda name: self._inside(self.members[name], shares[name].rows, shares[name].tokens), names
             )
@@ -171,7 +186,7 @@ class _Filling:
         if not len(rows) or not (count or tokens) or (tokens is not None and tokens < self.cost[rows].min()):
             return None
         limit = Limit(rows=count) if tokens is None else Limit(tokens=tokens, cost=self.cost[rows])
-        picks: Picks = maximise(FacilityLocation(_kernel(self.vectors[rows])), limit)
+        picks: Picks = maximise(FacilityLocation(_kernel(self.vectors[rows], self.neighbours)), limit)
         return rows[picks.order], picks.gains
 
     def chosen(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
