@@ -57,6 +57,8 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "k-center"): {},
     ("selectors", "got-d"): {"resolve": 5},
     ("selectors", "k-means-balanced"): {"clusters": 5},
+    ("selectors", "delift"): {},
+    ("selectors", "delift-se"): {},
     ("selectors", "knn-uniform"): {"alpha": 0.5},
     ("selectors", "less"): {},
     ("selectors", "longest"): {},
@@ -267,6 +269,7 @@ def numbers_view(
     source = source if order is None else source[np.asarray(order)]
     signals = {name: {key: array[source] for key, array in arrays.items()} for name, arrays in whole.items()}
     rows = made if twins else [made[place] for place in source]
+    signals["utility"] = synthetic.utility([row.key for row in rows], source)
     target = synthetic.view(
         folder / "target",
         worded(synthetic.rows(5, seed=1), np.arange(5) + 1000),

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tamis import digests, pool, store
+from tamis.pairing import short_keys
 from tamis.pool import Pool, Shard
 from tamis.values import Column, Row
 from tamis.views import PoolView
@@ -68,6 +69,19 @@ def influence(count: int, tasks: int = 3, seed: int = 0, levels: int | None = No
     reason = np.where(rng.random(count) < 0.1, 2, 0).astype(np.uint8)
     scores[reason > 0] = np.nan
     return {"scores": scores, "reason": reason}
+
+
+def utility(keys: Sequence[str], source: NDArray[np.int64], seed: int = 4) -> dict[str, NDArray[Any]]:
+    """Make the signal `utility` of all pairs; rows of equal `source` are worth the same."""
+    count, digest = len(keys), short_keys(keys)
+    shown = np.random.default_rng(seed).random((source.max() + 1,) * 2).astype(np.float32)  # [demonstration, query]
+    order = [np.array(sorted(set(range(count)) - {row}, key=lambda place: int(digest[place]))) for row in range(count)]
+    distance = np.concatenate([shown[source[row], source[others]] for row, others in enumerate(order)])
+    offsets = np.arange(count + 1) * (count - 1)
+    bare = np.full(count, 0.9, np.float32)
+    pairs = {"pair": digest[np.concatenate(order)], "distance": distance, "nll": 5 * distance}
+    ragged = {f"{name}_offsets": offsets for name in pairs}
+    return {"key": digest, "reason": np.zeros(count, np.uint8), "bare_distance": bare, "bare_nll": bare, **pairs, **ragged}
 
 
 def view(folder: Path, made: Sequence[Row], signals: Signals, shard_rows: int = 16, **more: Any) -> PoolView:

@@ -44,6 +44,8 @@ SELECTORS = {
     "k-center": "tamis.selectors.k_center:KCenter",
     "got-d": "tamis.selectors.got_d:GotD",
     "k-means-balanced": "tamis.selectors.balanced:KMeansBalanced",
+    "delift": "tamis.selectors.delift:Delift",
+    "delift-se": "tamis.selectors.delift:DeliftSe",
     "knn-uniform": "tamis.selectors.neighbours:KnnUniform",
     "less": "tamis.selectors.less:Less",
     "longest": "tamis.selectors.baselines:Longest",

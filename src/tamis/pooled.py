@@ -1,4 +1,4 @@
-"""One vector per row: the mean of the last hidden states weighted by position (RDS+, Ivison et al. 2025, 2503.01807)."""
+"""One vector per row: the mean of the last hidden states weighted by position (RDS+, arXiv 2503.01807)."""
 
 from __future__ import annotations
 
