@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from tamis.errors import RecipeError
-from tamis.submodular.kernels import Kernel, Sparse
+from tamis.submodular.kernels import Dense, Kernel, Sparse
+from tamis.submodular.objective import Picks
 from tamis.submodular.sums import Modular, WeightedSum
 
 if TYPE_CHECKING:
@@ -43,6 +44,39 @@ class FacilityLocation:
         """Evaluation at the empty set."""
         return _Nearest(self)
 
+    def lazy(self, rows: int, /) -> Picks:
+        """The first `rows` picks of lazy greedy, in compiled loops where the kernel is in memory."""
+        import numpy as np
+
+        from tamis.submodular import loops
+        from tamis.submodular.greedy import greedy
+        from tamis.submodular.maximise import Limit, Maximiser
+
+        kernel = self.kernel
+        if isinstance(kernel, Sparse):
+            found = loops.lazy_facility(
+                kernel.indptr,
+                kernel.indices,
+                kernel.values,
+                kernel.represented,
+                len(kernel),
+                rows,
+                self.floor,
+                self.ceiling,
+            )
+        elif isinstance(kernel, Dense):
+            found = loops.lazy_facility_dense(kernel.by_candidate, rows, self.floor, self.ceiling)
+        else:
+            return greedy(self, Limit(rows=rows), Maximiser())
+        order, gains, evaluations = found
+        state = self.begin()
+        for row in order.tolist():
+            state.reach(row)
+        rest = np.setdiff1d(np.arange(len(self)), order)
+        ahead = np.sort(state.gains(rest))[::-1][: len(order)]
+        value = float(gains.sum())
+        return Picks(order, gains, value, value + float(ahead.sum()), evaluations + len(rest), nested=True)
+
 
 class _Nearest:
     """`best` (m,): what S counts for every represented row, its floor where S is farther."""
@@ -58,7 +92,13 @@ class _Nearest:
         self.value = 0.0
 
     def gains(self, rows: NDArray[np.int64], /) -> NDArray[np.float64]:
-        return self._kernel.summed(rows, self._worth)
+        from tamis.submodular import loops
+
+        if self._ceiling is not None or not isinstance(self._kernel, Dense | Sparse):
+            return self._kernel.summed(rows, self._worth)
+        if isinstance(self._kernel, Dense):
+            return loops.dense_gains(self._kernel.by_candidate, self._best, rows)
+        return loops.sparse_gains(*self._kernel.by_candidate, self._best, rows)
 
     def _worth(self, similarities: NDArray[np.float64], at: Any) -> NDArray[np.float64]:
         import numpy as np
@@ -72,6 +112,12 @@ class _Nearest:
         import numpy as np
 
         self.value += float(self.gains(np.array([row]))[0])
+        self.reach(row)
+
+    def reach(self, row: int) -> None:
+        """Count what a row reaches; the value stays as it was."""
+        import numpy as np
+
         at, similarities = self._kernel.column(row)
         if self._ceiling is not None:
             similarities = np.minimum(similarities, self._ceiling[at])

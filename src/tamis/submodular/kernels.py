@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     Worth = Callable[[NDArray[np.float64], At], NDArray[np.float64]]
 
 _CELLS = 1 << 22  # similarities held at once in float64: 32 MB
-_GRID = 2.0**24
+_GRID = 2.0**24  # of components
+_FINEST = 2.0**20  # of cosines
 _BLOCK = 4096
 
 
@@ -76,7 +77,7 @@ class Kernel(Protocol):
 class Dense:
     """A kernel in memory: `matrix` (m, n), represented rows by candidates, any float type; NaN is a DataError.
 
-    Columns are read whole: an array in Fortran order (the transpose of one by candidate) is read several times faster.
+    Columns are read whole: an array that is not in Fortran order (the transpose of one by candidate) is copied into it.
     """
 
     matrix: NDArray[Any]
@@ -98,6 +99,13 @@ class Dense:
         return float(self.matrix.min(initial=0))
 
     @functools.cached_property
+    def by_candidate(self) -> NDArray[Any]:
+        """(n, m), a candidate's similarities side by side; a copy where the matrix is not in Fortran order."""
+        import numpy as np
+
+        return np.ascontiguousarray(self.matrix.T)
+
+    @functools.cached_property
     def symmetric(self) -> bool:
         """Whether the matrix equals its transpose."""
         import numpy as np
@@ -116,9 +124,7 @@ class Dense:
         """Sums over columns; see `Kernel`. O(b m)."""
         import numpy as np
 
-        return _by_blocks(
-            lambda part: np.array(self.matrix.T[part], dtype=np.float64, order="C"), rows, self.represented, worth
-        )
+        return _by_blocks(lambda part: self.by_candidate[part].astype(np.float64), rows, self.represented, worth)
 
     def totals(self) -> NDArray[np.float64]:
         """(n,) sum of every column."""
@@ -135,7 +141,8 @@ class Cosine:
 
     `vectors` (n, d) float of the candidates, `represented_vectors` (m, d) of the represented rows (default: the
     candidates). They are put on a grid of 2⁻²⁴, the resolution of float32 at 1, on which products in float64 have no
-    rounding: a cosine is the same bits whatever it is computed with, on any number of threads. O(d) a similarity.
+    rounding, and cosines on one of 2⁻²⁰, on which their sums have none: the same bits whatever is computed with them,
+    in whatever order of rows, on any number of threads. O(d) a similarity.
     """
 
     vectors: NDArray[Any]
@@ -191,7 +198,7 @@ class Cosine:
         sides = [self._columns] if self.symmetric else [self._columns, self._rows]
         widest = [np.sort(np.arccos(np.clip(_dots(side, mean / length), -1, 1)))[-2:] for side in sides]
         angle = float(widest[0].sum() if self.symmetric else widest[0].max() + widest[1].max())
-        return float(np.cos(min(np.pi, angle))) - 1e-9
+        return float(np.cos(min(np.pi, angle))) - 1e-6
 
     def column(self, row: int, /) -> tuple[At, NDArray[np.float64]]:
         """Cosines (m,) of a candidate."""
@@ -270,7 +277,7 @@ class Sparse:
 
         if self.represented != self.candidates:
             return False
-        (starts, rows, values), order = self._transposed, self._sorted
+        (starts, rows, values), order = self.by_candidate, self._sorted
         return bool(
             np.array_equal(starts, self.indptr)
             and np.array_equal(rows, self.indices[order])
@@ -284,17 +291,15 @@ class Sparse:
         return np.lexsort((self.indices, np.repeat(np.arange(self.represented), np.diff(self.indptr))))
 
     @functools.cached_property
-    def _transposed(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]:
+    def by_candidate(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]:
         """By candidate: starts (n + 1,), represented rows ascending, values."""
-        import numpy as np
-        from scipy.sparse import csr_array
+        from tamis.submodular.loops import transpose
 
-        made = csr_array((self.values, self.indices, self.indptr), shape=(self.represented, self.candidates)).tocsc()
-        return made.indptr.astype(np.int64), made.indices, made.data
+        return transpose(self.indptr, self.indices, self.values, self.candidates)
 
     def column(self, row: int, /) -> tuple[At, NDArray[np.float64]]:
         """Represented rows of a candidate, and its similarities to them."""
-        starts, rows, values = self._transposed
+        starts, rows, values = self.by_candidate
         part = slice(int(starts[row]), int(starts[row + 1]))
         return rows[part].astype("int64"), values[part].astype("float64")
 
@@ -307,7 +312,7 @@ class Sparse:
         """Sums over columns; see `Kernel`. O(similarities of the columns)."""
         import numpy as np
 
-        starts, represented, values = self._transposed
+        starts, represented, values = self.by_candidate
         counts = starts[rows + 1] - starts[rows]
         sums = np.zeros(len(rows))
         for part in _pieces(counts):
@@ -394,14 +399,16 @@ def _on_grid(vectors: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _cosines(one: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(b, m) exact products of vectors on the grid."""
+    """(b, m) exact products of vectors on the grid, rounded to multiples of 2⁻²⁰."""
     import numpy as np
 
     answer = np.empty((len(one), len(others)))
     left = one.astype(np.float64)
     for start in range(0, len(others), _BLOCK):
         np.matmul(left, others[start : start + _BLOCK].astype(np.float64).T, out=answer[:, start : start + _BLOCK])
-    return answer
+    np.multiply(answer, _FINEST, out=answer)
+    np.rint(answer, out=answer)
+    return np.multiply(answer, 1 / _FINEST, out=answer)
 
 
 def _dots(rows: NDArray[np.float32], vector: NDArray[np.float64]) -> NDArray[np.float64]:
