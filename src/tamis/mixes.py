@@ -43,6 +43,13 @@ def divide(budget: Budget, claims: Mapping[str, int], held: Mapping[str, int], *
     return {name: Budget(tokens=part) for name, part in parts.items()}
 
 
+def tempered(held: Mapping[str, int], alpha: float) -> dict[str, float]:
+    """Weights n^alpha of groups that hold n, adding up to 1: alpha 1 proportional, 0 equal."""
+    powers = {name: float(amount) ** alpha for name, amount in held.items()}
+    total = sum(powers.values())
+    return {name: power / total for name, power in powers.items()}
+
+
 def claims_of(weights: Mapping[str, float]) -> dict[str, int]:
     """Weights (at least 0, finite) as whole claims in the same proportions, to 1e-12 of the largest.
 
@@ -104,6 +111,7 @@ def select_by_mix(view: PoolView, mixer: Mixer, selector: Selector, budget: Budg
     shares = mixer.share(view, budget)
     groups = view.groups(mixer.by)
     chosen: list[Subset] = []
+    notes: list[str] = []
     values = np.full(len(view), np.nan, np.float32)
     reasons = view.signal("lengths", "reason").astype(np.uint8)
     for name in sorted(shares):
@@ -115,6 +123,7 @@ def select_by_mix(view: PoolView, mixer: Mixer, selector: Selector, budget: Budg
         except BudgetTooSmall:  # the smallest row has no value to be ranked on: the rest of the mix spends the share
             continue
         chosen.append(subset)
+        notes += [f"{name}: {note}" for note in subset.notes]
         if subset.values is not None and subset.reasons is not None:
             values[inside], reasons[inside] = subset.values[inside], subset.reasons[inside]
     shared = np.isin(groups, [name for name, share in shares.items() if share.rows or share.tokens])
@@ -123,12 +132,14 @@ def select_by_mix(view: PoolView, mixer: Mixer, selector: Selector, budget: Budg
         if rest := _rest(view, chosen, budget, left):
             with contextlib.suppress(BudgetTooSmall):
                 chosen.append(selector.select(dataclasses.replace(view, keep=left), rest, on))
+                notes += [f"what the shares left over: {note}" for note in chosen[-1].notes]
     return Subset(
         positions=_joined([subset.positions for subset in chosen], np.int64),
         gains=_joined([subset.gains for subset in chosen], np.float32),
         values=values,
         reasons=reasons,
         unit=chosen[0].unit if chosen else "",
+        notes=tuple(notes),
     )
 
 

@@ -215,9 +215,10 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
 
 
 def _notes(conductor: Conductor) -> list[str]:
-    """What a reader must know of the signals that stages measured, one sentence each, behind the stage's name."""
-    signals = {name: left for name, left in conductor.outcomes.items() if isinstance(left, Signal)}
-    return [f"{name}: {sentence}" for name, signal in signals.items() for sentence in signal.caveats]
+    """What a reader must know of what stages measured and chose, one sentence each, behind the stage's name."""
+    said = {name: left.caveats for name, left in conductor.outcomes.items() if isinstance(left, Signal)}
+    said |= {name: left.subset.notes for name, left in conductor.outcomes.items() if isinstance(left, Selection)}
+    return [f"{name}: {sentence}" for name, sentences in said.items() for sentence in sentences]
 
 
 def _peak_memory(workers: int) -> float:

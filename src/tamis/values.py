@@ -163,7 +163,8 @@ class Subset:
 
     `positions`: (k,) int64 places in the pool. `gains`: (k,) float32, what each pick was worth to the selector.
     `weights`: (k,) float32 training weights or None. `values`: (n,) float32 the statistic on which every row of the
-    pool was judged, NaN where it had none; `reasons` (n,) says why. `unit` names that statistic.
+    pool was judged, NaN where it had none; `reasons` (n,) says why. `unit` names that statistic. `notes`: what a reader
+    must know of the choice, in sentences: a bound, an approximation, a fallback.
     """
 
     positions: NDArray[np.int64]
@@ -172,6 +173,7 @@ class Subset:
     reasons: NDArray[np.uint8] | None = None
     weights: NDArray[np.float32] | None = None
     unit: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

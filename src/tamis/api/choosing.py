@@ -161,7 +161,7 @@ def _why(name: str, scorers: Mapping[str, Any], needs: Sequence[Need], budget: B
 def handle_of(pool: Pool, chosen: Selection, work: Workspace, name: str, notes: tuple[str, ...]) -> Chosen:
     """What a verb hands back of a selection."""
     unscored = 0 if chosen.unscored is None else int(chosen.unscored.sum())
-    seconds = chosen.entry.seconds
+    seconds, notes = chosen.entry.seconds, (*notes, *chosen.subset.notes)
     return Chosen(pool, chosen.subset, work, name, chosen.entry.facts, chosen.digest, seconds, unscored, notes)
 
 
