@@ -102,10 +102,10 @@ class Temperature:
 
     def share(self, view: PoolView, budget: Budget, /) -> Mapping[str, Budget]:
         """Budget of every group with a usable row; they add up to `budget`, or to what the pool holds."""
-        from tamis.mixes import holdings
+        from tamis.mixes import holdings, tempered
 
         held = holdings(view, self.by, budget)
-        return _shares(view, budget, held, {name: amount**self.alpha for name, amount in held.items()})
+        return _shares(view, budget, held, tempered(held, self.alpha))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tamis.budgets import BudgetTooSmall
+from tamis.errors import RecipeError
 from tamis.values import Need
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Smart:
         from tamis.tasks import check
 
         check("smart", self.tasks, self.lam, self.temperature)
+        if self.neighbours < 2:
+            raise RecipeError(f"smart: neighbours must be at least 2, the row itself and one more, got {self.neighbours}")
 
     @property
     def needs(self) -> frozenset[Need]:

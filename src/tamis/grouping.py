@@ -103,7 +103,7 @@ def named_bands(values: NDArray[np.float32]) -> NDArray[np.str_]:
 
 
 def _said(inside: NDArray[np.float32]) -> str:
-    return f"{_plain(inside[0])} to {_plain(inside[-1])}"
+    return f"{inside[0]:.4g} to {inside[-1]:.4g}"
 
 
 def _plain(value: np.float32) -> str:
