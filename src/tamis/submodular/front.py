@@ -23,6 +23,8 @@ class Front:
 
     def __init__(self, walk: Walk, rows: NDArray[np.int64]) -> None:
         self.walk, self.rows, self.size = walk, rows, FRONT
+        self.front = rows
+        self.outside: tuple[float, int] | None = None
         self._fill()
 
     def leader(self) -> int | None:
@@ -72,7 +74,7 @@ class Front:
         import numpy as np
 
         self.rows = self.front = self.walk.fitting(self.rows)
-        self.outside: tuple[float, int] | None = None
+        self.outside = None
         if len(self.rows) <= self.size:
             return
         rates = self._rates()

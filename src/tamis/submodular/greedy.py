@@ -77,10 +77,17 @@ def finished(
         bound = bound_at(walk, limit.most)
         if alone is not None:
             bound = min(bound, most_of(alone, walk.cost, limit.most)[0])
-    return picks_of(walk.path, bound, nested=nested, notes=notes)
+    return picks_of(walk.path, bound, alone, nested=nested, notes=notes)
 
 
-def picks_of(path: Path, bound: float | None, *, nested: bool = False, notes: tuple[str, ...] = ()) -> Picks:
+def picks_of(
+    path: Path,
+    bound: float | None,
+    alone: NDArray[np.float64] | None = None,
+    *,
+    nested: bool = False,
+    notes: tuple[str, ...] = (),
+) -> Picks:
     """Picks of a path; a note tells of picks that made f smaller. A bound below f(S) by rounding becomes f(S)."""
     import numpy as np
 
@@ -95,4 +102,5 @@ def picks_of(path: Path, bound: float | None, *, nested: bool = False, notes: tu
         evaluations=path.evaluations,
         nested=nested,
         notes=notes,
+        alone=alone,
     )

@@ -66,6 +66,7 @@ class Picks:
     S (for costs: the gains that fit the budget by gain a token, the last in part), or the least such over the prefixes
     of the order; None where f is not monotone and submodular. `evaluations`: gains computed. `nested`: a smaller row
     budget gives a prefix of a larger one. `notes`: sentences a reader must know (sample size, parts, guard taken).
+    `alone`: (n,) float64 value of every candidate alone, None where that was not computed along the way.
     """
 
     order: NDArray[np.int64]
@@ -75,6 +76,7 @@ class Picks:
     evaluations: int
     nested: bool
     notes: tuple[str, ...] = ()
+    alone: NDArray[np.float64] | None = None
 
 
 @runtime_checkable

@@ -31,7 +31,7 @@ def stochastic(objective: Objective, limit: Limit, how: Maximiser) -> Picks:
         picks = limit.most / float(walk.cost.mean())
     size = max(1, math.ceil(len(rows) / max(picks, 1.0) * math.log(1 / how.epsilon)))
     _walk(walk, rows, size, how)
-    notes = (f"each pick is the best of {size} rows drawn from those left (seed {how.seed})",)
+    notes: tuple[str, ...] = (f"each pick is the best of {size} rows drawn from those left (seed {how.seed})",)
     if alone is not None:
         walk, said = guarded(walk, alone, objective, limit, how)
         notes += said
