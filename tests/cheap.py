@@ -45,6 +45,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("scorers", "pair-length"): {},
     ("scorers", "pair-perplexity"): {},
     ("scorers", "perplexity"): {},
+    ("selectors", "badge"): {},
     ("selectors", "band"): {"by": "made.score", "low": -1, "high": 1.5, "scale": "value"},
     ("selectors", "bm25"): {},
     ("selectors", "bottom"): {"by": "made.score"},
@@ -55,6 +56,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "coverage-gap"): {"k": 2},
     ("selectors", "dsir"): {"laplace": 0.1},
     ("selectors", "k-center"): {},
+    ("selectors", "feddca"): {"centres": 3},
     ("selectors", "got-d"): {"resolve": 5},
     ("selectors", "k-means-balanced"): {"clusters": 5},
     ("selectors", "delift"): {},
@@ -86,7 +88,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("evaluators", "preference-margin"): {},
 }
 # keyed draws by row key: twins differ in key, so they do not tie
-WITHOUT_TIES = {"ccs", "dsir", "random"}
+WITHOUT_TIES = {"badge", "ccs", "dsir", "random"}
 
 
 def messy_rows(count: int = 18) -> list[Row]:
@@ -270,6 +272,7 @@ def numbers_view(
     signals = {name: {key: array[source] for key, array in arrays.items()} for name, arrays in whole.items()}
     rows = made if twins else [made[place] for place in source]
     signals["utility"] = synthetic.utility([row.key for row in rows], source)
+    signals["gradients"] = synthetic.gradients(np.random.default_rng(7).normal(size=(count, 6))[source])
     target = synthetic.view(
         folder / "target",
         worded(synthetic.rows(5, seed=1), np.arange(5) + 1000),

@@ -32,6 +32,7 @@ SCORERS = {
     "perplexity": "tamis.scorers.perplexity:Perplexity",
 }
 SELECTORS = {
+    "badge": "tamis.selectors.badge:Badge",
     "band": "tamis.selectors.ranking:Band",
     "bm25": "tamis.selectors.bm25:Bm25",
     "bottom": "tamis.selectors.ranking:Bottom",
@@ -42,6 +43,7 @@ SELECTORS = {
     "coverage-gap": "tamis.selectors.coverage_gap:CoverageGap",
     "dsir": "tamis.selectors.dsir:Dsir",
     "k-center": "tamis.selectors.k_center:KCenter",
+    "feddca": "tamis.selectors.feddca:FedDca",
     "got-d": "tamis.selectors.got_d:GotD",
     "k-means-balanced": "tamis.selectors.balanced:KMeansBalanced",
     "delift": "tamis.selectors.delift:Delift",
