@@ -14,10 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tamis.distances import Spread
     from tamis.values import Budget, Machine, Subset
     from tamis.views import PoolView
-
-_DIGITS = 6  # of a squared distance of unit vectors: beyond, float32 sums hang on the order of rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +60,11 @@ class KCenter:
         fill(rows.places, budget, view.cost)  # an error where the budget buys not even the smallest row
         limit, tokens = budget.limits(int(view.usable.sum()))
         costs = np.ones(len(rows), np.int64) if tokens is None else view.cost[rows.places]
-        order, gains, distances = farthest_first(
-            rows.vectors, of_existing(view), costs, limit if tokens is None else tokens, self.trim
-        )
+        found = farthest_first(rows.vectors, of_existing(view), costs, limit if tokens is None else tokens, self.trim)
         values = np.full(len(view), np.nan)
-        values[rows.places] = distances
-        values[rows.places[order]] = gains
-        return pick(view, rows.places[order], budget, values, unit="distance", reasons=rows.reasons)
+        values[rows.places] = found.distances
+        values[rows.places[found.order]] = found.gains
+        return pick(view, rows.places[found.order], budget, values, unit="distance", reasons=rows.reasons)
 
 
 def farthest_first(
@@ -76,54 +73,23 @@ def farthest_first(
     costs: NDArray[np.int64],
     limit: int | None,
     trim: float = 0.0,
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+) -> Spread:
     """Greedy k-center of (m, d) vectors from `centres` (e, d), while `costs` (m,) add up to `limit` (None: all).
 
-    Returns the rows picked, in order, (k,) int64; the distance of each to the nearest centre when it was picked; and
-    the distances (m,) of all rows at the end. Without centres the row nearest to the mean comes first, with the
-    distance of the row farthest from it. `trim`: share of the rows, farthest first, that a step passes over. Ties go to
-    the lower place.
+    Without centres the row nearest to the mean comes first. `trim`: share of the rows, farthest first, that a step
+    passes over. Ties go to the lower place.
     """
-    import numpy as np
+    from tamis.distances import spread, squared
 
-    squares = np.einsum("nd,nd->n", vectors, vectors)
-    nearest = np.full(len(vectors), np.inf)  # squared distances
-    for centre in centres:
-        nearest = np.minimum(nearest, _squared(vectors, squares, centre))
-    open_rows = np.ones(len(vectors), np.bool_)
-    left = int(costs.sum()) if limit is None else limit
     passed = int(trim * len(vectors))
-    order: list[int] = []
-    gains: list[float] = []
-    while len(fits := np.flatnonzero(open_rows & (costs <= left))):
-        first = not len(centres) and not order
-        row = _most_central(vectors, squares, fits) if first else _farthest(nearest, fits, passed)
-        gains.append(float(nearest[row]))
-        order.append(row)
-        open_rows[row] = False
-        left -= int(costs[row])
-        nearest = np.minimum(nearest, _squared(vectors, squares, vectors[row]))
-        if first:
-            gains[0] = float(nearest.max())
-    distances = np.sqrt(nearest)
-    return np.asarray(order, np.int64), np.sqrt(np.asarray(gains, np.float64)), distances
 
+    def most_central(lengths: NDArray[np.float32], rows: NDArray[np.int64]) -> int:
+        mean = vectors.mean(axis=0, dtype="float64").astype("float32")
+        return int(rows[squared(vectors, lengths, mean)[rows].argmin()])
 
-def _squared(
-    vectors: NDArray[np.float32], squares: NDArray[np.float32], centre: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """(m,) squared distances to a centre. Not a matrix product: there the last bits of a row hang on its place."""
-    import numpy as np
-
-    products = np.einsum("nd,d->n", vectors, centre)
-    return np.maximum(0, np.round(squares - 2 * products + centre @ centre, _DIGITS)).astype(np.float64)
-
-
-def _most_central(vectors: NDArray[np.float32], squares: NDArray[np.float32], rows: NDArray[np.int64]) -> int:
-    import numpy as np
-
-    mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return int(rows[np.argmin(_squared(vectors, squares, mean)[rows])])
+    return spread(
+        vectors, centres, costs, limit, most_central, lambda nearest, rows, _: _farthest(nearest, rows, passed)
+    )
 
 
 def _farthest(nearest: NDArray[np.float64], rows: NDArray[np.int64], passed: int) -> int:

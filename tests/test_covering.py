@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 import synthetic
 from tamis import catalogue
 from tamis.budgets import BudgetTooSmall, by_shares
-from tamis.errors import RecipeError
+from tamis.distances import Spread, squared, squared_lengths
+from tamis.draws import at
+from tamis.errors import DataError, RecipeError
+from tamis.gradient.encodings import Encoding
+from tamis.selectors.badge import drawn_by_distance
 from tamis.selectors.deita_filter import far_from_kept
 from tamis.selectors.k_center import farthest_first
 from tamis.selectors.strata import strata_of
-from tamis.values import Budget, Machine, Subset
+from tamis.values import Budget, Machine, Reason, Subset
 from tamis.views import PoolView
 
 ON = Machine()
@@ -51,15 +55,16 @@ def ones(vectors: Vectors) -> NDArray[np.int64]:
 
 def test_k_center_golden_21() -> None:
     line = np.array([[0], [1], [2], [10], [11], [20]], np.float32)
-    order, gains, distances = farthest_first(line, line[:1], ones(line), 3)
-    assert order.tolist() == [5, 3, 2] and gains.tolist() == [20, 10, 2] and distances.max() == 1
+    found = farthest_first(line, line[:1], ones(line), 3)
+    assert found.order.tolist() == [5, 3, 2] and found.gains.tolist() == [20, 10, 2] and found.distances.max() == 1
 
 
-@given(count=st.integers(2, 40), seed=st.integers(0, 10_000), trim=st.sampled_from([0, 0.1, 0.5]))
+@given(count=st.integers(3, 40), seed=st.integers(0, 10_000), trim=st.sampled_from([0, 0.1, 0.5]))
 @settings(max_examples=60, deadline=None)
 def test_k_center_equals_the_slow_form_and_its_radius_never_grows(count: int, seed: int, trim: float) -> None:
     vectors = unit(count, 5, seed)
-    order, gains, distances = farthest_first(vectors, vectors[:0], ones(vectors), None, trim)
+    found = farthest_first(vectors, vectors[:0], ones(vectors), None, trim)
+    order, gains = found.order, found.gains
     apart = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors[None], axis=2)
     mean = vectors.mean(axis=0)
     slow = [int(np.argmin(np.round(((vectors - mean) ** 2).sum(axis=1), 5)))]
@@ -69,7 +74,7 @@ def test_k_center_equals_the_slow_form_and_its_radius_never_grows(count: int, se
     assert sorted(order.tolist()) == list(range(count)) and order.tolist() == slow
     before = [apart[row, slow[:at]].min() for at, row in enumerate(slow) if at]
     assert np.allclose(gains[1:], before, atol=2e-3)
-    assert not distances.any()
+    assert not found.distances.any()
     if not trim:
         assert (np.diff(gains) <= 1e-6).all()
 
@@ -81,9 +86,9 @@ def test_k_center_is_within_twice_the_best_radius() -> None:
         vectors = unit(11, 3, seed)
         apart = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
         best = min(apart[:, list(three)].min(axis=1).max() for three in combinations(range(11), 3))
-        order, _, distances = farthest_first(vectors, vectors[:0], ones(vectors), 3)
-        assert np.isclose(distances.max(), apart[:, order].min(axis=1).max(), atol=2e-3)
-        assert distances.max() <= 2 * best
+        found = farthest_first(vectors, vectors[:0], ones(vectors), 3)
+        assert np.isclose(found.distances.max(), apart[:, found.order].min(axis=1).max(), atol=2e-3)
+        assert found.distances.max() <= 2 * best
 
 
 def test_k_center_passes_over_outliers(tmp_path: Path) -> None:
@@ -262,3 +267,69 @@ def test_balanced_k_means_with_more_clusters_than_rows_takes_every_row(tmp_path:
     assert sorted(select("k-means-balanced", view, 99).positions.tolist()) == list(range(12))
     with pytest.raises(RecipeError, match="clusters"):
         select("k-means-balanced", view, 3, clusters=0)
+
+
+# BADGE
+
+
+def test_badge_golden_8_distances_of_gradients_are_those_of_their_factors() -> None:
+    errors = np.array([[-0.094883, 0.427337, -0.01378, -0.318674], [-0.096159, -0.149477, -0.03597, 0.281606]])
+    states = np.array([[0.25528, 0.811738, -0.31193], [1.100972, -0.719491, 0.825173]])
+    gradients = np.einsum("nc,nd->ncd", errors, states).reshape(2, -1).astype(np.float32)
+    found = np.sqrt(squared(gradients, squared_lengths(gradients), gradients[1])[0])
+    e, h = errors @ errors.T, states @ states.T
+    factored = np.sqrt(e[0, 0] * h[0, 0] + e[1, 1] * h[1, 1] - 2 * e[0, 1] * h[0, 1])
+    assert np.isclose(found, 0.591629, atol=1e-5) and np.isclose(found, factored, atol=1e-5)
+    assert np.allclose(drawn(gradients, seed=0).gains, found)
+
+
+def drawn(vectors: Vectors, seed: int, limit: int | None = None, before: Vectors | None = None) -> Spread:
+    bits = at(np.arange(len(vectors), dtype=np.uint64), seed)
+    return drawn_by_distance(vectors, vectors[:0] if before is None else before, bits, ones(vectors), limit)
+
+
+def test_badge_draws_in_proportion_to_squared_distances() -> None:
+    line = np.array([[10], [9], [8], [10], [6]], np.float32)
+    weights = np.array([0, 1, 4, 0, 16])
+    counts = np.zeros(5)
+    for seed in range(3000):
+        counts[drawn(line, seed, 2).order[1]] += 1
+    expected = 3000 * weights / weights.sum()
+    assert (np.abs(counts - expected) <= 4 * np.sqrt(expected)).all()
+    assert drawn(line, 0).order.tolist()[0] == 0 and drawn(line, 0).order.tolist()[-1] == 3
+    assert drawn(line, 0, 1, before=line[4:]).order.tolist() != [4]
+
+
+def gradient_view(folder: Path, made: Vectors, encoding: Encoding = "float32") -> PoolView:
+    lengths = synthetic.lengths(len(made), refused=0)
+    gradients = synthetic.gradients(made, encoding, checkpoints=2)
+    gradients["reason"][5] = Reason.NOT_FINITE
+    return synthetic.view(folder, synthetic.rows(len(made)), {"lengths": lengths, "gradients": gradients})
+
+
+@pytest.mark.parametrize("encoding", ["float32", "float16", "int8", "bit"])
+def test_badge_reads_any_store_and_picks_large_and_different_gradients(encoding: Encoding, tmp_path: Path) -> None:
+    made = np.random.default_rng(0).choice([-1.0, 1.0], (40, 32)).astype(np.float32)
+    made[11] *= 3
+    made[12:] = made[12]
+    view = gradient_view(tmp_path, made, encoding)
+    subset = select("badge", view, 12)
+    assert subset.positions[0] == 11 and len({*subset.positions.tolist(), *range(12, 40)}) == 11 + 28
+    assert 5 not in select("badge", view, 40).positions and len(select("badge", view, 40).positions) == 39
+    assert np.isclose(subset.gains[1], np.linalg.norm(made[11] - made[subset.positions[1]]), rtol=0.02)
+    small = select("badge", view, 2, length="unit").gains
+    assert small[1] <= 2 * np.sqrt(2) and subset.gains[1] > 4
+    assert select("badge", view, 12, seed=1).positions.tolist() != subset.positions.tolist()
+
+
+def test_badge_is_away_from_rows_chosen_before_and_needs_a_gradient(tmp_path: Path) -> None:
+    import dataclasses
+
+    view = gradient_view(tmp_path, unit(30, 16, 0))
+    whole = select("badge", view, 8)
+    after = dataclasses.replace(view, existing=[*whole.positions[:3].tolist(), 5])
+    later = select("badge", after, 5)
+    assert not set(later.positions.tolist()) & {*whole.positions[:3].tolist(), 5}
+    nothing = dataclasses.replace(view, keep=np.arange(30) == 5)
+    with pytest.raises(DataError, match="no usable row"):
+        select("badge", nothing, 3)
