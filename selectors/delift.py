@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tamis.errors import DataError, RecipeError
 from tamis.nearness import POOLED, Duplicates
-from tamis.utility_kernels import Distance, Shape
+from tamis.utility_kernels import Distance, Other, Shape
 from tamis.values import Need
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Delift:
     from the measured ones (NN-CIFT, arXiv 2502.09969); its R² on pairs held out is in the notes.
 
     Time: lazy greedy over the measured pairs, O(p log n); the surrogate O(n²). Where no row gains any more, the rest of
-    the budget is filled in the order of the pool, and a note says from where on.
+    the budget is filled in the order of the pool, and a note says so.
     """
 
     revision: ClassVar[int] = 1
@@ -75,18 +75,24 @@ class Delift:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows; a gain is what a row added to the objective when it was picked."""
+        from tamis.submodular.selecting import subset_of
         from tamis.utility_kernels import shaped, utilities
 
-        kind = {"instruction": None, "task": "target", "continual": "shown"}[self.stage]
-        if self.stage == "task" and self.definition == "saturating":
-            kind = "shown"
-        found = utilities(view, self.distance, kind, "delift")  # type: ignore[arg-type]
+        found = utilities(view, self.distance, self._other, "delift")
         inside, notes = self._with_surrogate(view, found)
         parts = shaped(
             [inside, *([found.other] if found.other is not None else [])], self.shape, self.scale == "together"
         )
         objective = self._objective(len(found.places), parts)
-        return _chosen(view, found.places, found.reasons, objective, budget, f"utility ({self.distance})", notes)
+        unit = "summed utility of the row alone"
+        return subset_of(view, budget, objective, found.places, unit=unit, reasons=found.reasons, notes=notes)
+
+    @property
+    def _other(self) -> Other | None:
+        """Pairs with the other side that the objective reads."""
+        if self.stage == "instruction":
+            return None
+        return "target" if self.stage == "task" and self.definition == "paper" else "shown"
 
     def _with_surrogate(self, view: PoolView, found: Utilities) -> tuple[Found, tuple[str, ...]]:
         """Utilities within the pool, those predicted among them, and what is to be said of these."""
@@ -104,13 +110,9 @@ class Delift:
         return fill_in(found.inside, vectors, network, self.surrogate), (note,)
 
     def _objective(self, count: int, parts: list[Found]) -> Objective:
-        kernel = parts[0].kernel(count)
-        if self.stage == "instruction":
-            return _objective(kernel, self.stage, None)
-        by: Literal["rows", "columns"] = "rows"
-        if self.stage == "task" and self.definition == "paper":
-            by = "columns"
-        other = parts[1].highest(by, count)
+        kernel, other = parts[0].kernel(count), None
+        if self._other is not None:  # of demonstrations of the target's queries, or of queries behind the other side
+            other = parts[1].highest("columns" if self._other == "target" else "rows", count)
         return _objective(kernel, self.stage, other, self.definition, self.eta, self.nu)
 
 
@@ -119,9 +121,9 @@ class DeliftSe:
     """DELIFT(SE) (Agarwal et al. 2025): DELIFT's objectives over cosines of embeddings, no model's answers.
 
     ICLR 2025, arXiv 2411.04425, the model-independent form: s_ij = (cosine + 1) / 2 of sentence embeddings, here of
-    pooled hidden states (the paper embeds with bge-large). `stage`, `definition`, `eta` and `nu` as in `delift`: facility
-    location over the pool, with the target (`task`), or beyond the existing data (`continual`). `duplicates`: `once`
-    lets only the first of rows with equal text take part.
+    pooled hidden states (the paper embeds with bge-large). `stage`, `definition`, `eta` and `nu` are those of `delift`:
+    facility location over the pool, with the target (`task`), or beyond the existing data (`continual`). `duplicates`:
+    `once` lets only the first of rows with equal text take part.
 
     Time O(n² d) and memory 4 n² up to 8,192 rows; beyond, every row represents its `neighbours` nearest alone (a k-NN
     graph, O(n k) memory), which a note says.
@@ -153,6 +155,7 @@ class DeliftSe:
         """At most `budget` of the usable rows; a gain is what a row added to the objective when it was picked."""
         from tamis import embeddings
         from tamis.submodular.kernels import nearest
+        from tamis.submodular.selecting import subset_of
 
         found = embeddings.of_pool(view, "delift-se", self.duplicates)
         kernel, notes = _cosines(found.vectors, self.neighbours)
@@ -161,7 +164,8 @@ class DeliftSe:
             theirs = embeddings.of_target(view, "delift-se") if self.stage == "task" else _existing(view)
             other = (nearest(found.vectors, theirs) + 1) / 2
         objective = _objective(kernel, self.stage, other, self.definition, self.eta, self.nu)
-        return _chosen(view, found.places, found.reasons, objective, budget, "facility location of one row", notes)
+        unit = "summed similarity of the row alone"
+        return subset_of(view, budget, objective, found.places, unit=unit, reasons=found.reasons, notes=notes)
 
 
 def _check(name: str, eta: float, nu: float) -> None:
@@ -221,28 +225,3 @@ def _objective(
     if other is None:
         return FacilityLocation(kernel)
     return flmi(kernel, other, definition, eta) if stage == "task" else flcg(kernel, other, nu)
-
-
-def _chosen(
-    view: PoolView,
-    places: NDArray[np.int64],
-    reasons: NDArray[np.uint8],
-    objective: Objective,
-    budget: Budget,
-    unit: str,
-    notes: tuple[str, ...],
-) -> Subset:
-    """Rows by lazy greedy; `values` is what every candidate would be worth alone."""
-    import numpy as np
-
-    from tamis.submodular.maximise import Limit, maximise
-    from tamis.values import Subset
-
-    rows, tokens = budget.limits(int(view.usable.sum()))
-    limit = Limit(rows=rows) if rows is not None else Limit(tokens=tokens, cost=view.cost[places])
-    picks = maximise(objective, limit)
-    values = np.full(len(view), np.nan, np.float32)
-    values[places] = objective.begin().gains(np.arange(len(places)))
-    return Subset(
-        positions=places[picks.order], gains=picks.gains.astype(np.float32), values=values, reasons=reasons, unit=unit
-    )

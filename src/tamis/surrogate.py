@@ -1,4 +1,4 @@
-"""A small regressor on pairs of embeddings that stands in for utilities not measured (NN-CIFT, Agarwal et al., 2025)."""
+"""A small regressor on pairs of embeddings that stands in for utilities not measured (NN-CIFT, arXiv 2502.09969)."""
 
 from __future__ import annotations
 
