@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tamis.values import Budget
     from tamis.views import PoolView
 
+LEAST = 1e-300  # a group that was kept never weighs nothing
+
 
 def _needs(by: str) -> frozenset[Need]:
     from tamis import grouping
@@ -41,6 +43,9 @@ class Proportional:
 
     by: str = "source"
 
+    def __post_init__(self) -> None:
+        _needs(self.by)  # refuses a grouping that is none
+
     @property
     def needs(self) -> frozenset[Need]:
         """The lengths of rows, and what the groups are read from."""
@@ -64,6 +69,9 @@ class Equal:
     revision: ClassVar[int] = 1
 
     by: str = "source"
+
+    def __post_init__(self) -> None:
+        _needs(self.by)  # refuses a grouping that is none
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -92,6 +100,7 @@ class Temperature:
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
+        _needs(self.by)  # refuses a grouping that is none
         if not 0 <= self.alpha <= 1:
             raise RecipeError(f"temperature: alpha must lie between 0 (equal) and 1 (proportional), got {self.alpha}")
 
@@ -125,6 +134,7 @@ class PromptsFirst:
     cap: int | None = None
 
     def __post_init__(self) -> None:
+        _needs(self.by)  # refuses a grouping that is none
         if self.cap is not None and self.cap < 1:
             raise RecipeError(f"prompts-first: cap must be at least 1, got {self.cap}")
 
@@ -160,6 +170,7 @@ class TaskEmbeddings:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
+        _needs(self.by)  # refuses a grouping that is none
         if self.keep is not None and self.keep < 1:
             raise RecipeError(f"task-embeddings: keep must be at least 1, got {self.keep}")
         if not self.temperature > 0:
@@ -183,7 +194,7 @@ class TaskEmbeddings:
         found = tasks.tasks_of(view, embeddings.of_pool(view, who), self.by)
         near = tasks.cosines_to(found, embeddings.of_target(view, who))
         best = sorted(near, key=lambda name: (-near[name], name))[: self.keep]
-        weights = {name: math.exp((near[name] - near[best[0]]) / self.temperature) for name in best}
+        weights = {name: max(LEAST, math.exp((near[name] - near[best[0]]) / self.temperature)) for name in best}
         return _shares(view, budget, holdings(view, self.by, budget), weights)
 
 
@@ -209,6 +220,7 @@ class Smart:
     normalise: bool = False
 
     def __post_init__(self) -> None:
+        _needs(self.by)  # refuses a grouping that is none
         from tamis.tasks import check
 
         check("smart", self.tasks, self.lam, self.temperature)

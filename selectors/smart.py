@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tamis.budgets import BudgetTooSmall
 from tamis.errors import RecipeError
-from tamis.values import Need
+from tamis.values import Budget, Need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from tamis.submodular.kernels import Kernel
     from tamis.submodular.objective import Picks
     from tamis.tasks import Tasks, Weighted
-    from tamis.values import Budget, Machine, Subset
+    from tamis.values import Machine, Subset
     from tamis.views import PoolView
 
+SAID = 12  # tasks that a note lists
 DENSE = 4096  # rows of a task up to which all its cosines are held in memory: 64 MB
 
 
@@ -57,11 +58,15 @@ class Smart:
     neighbours: int = 64
 
     def __post_init__(self) -> None:
+        from tamis import grouping
         from tamis.tasks import check
 
+        grouping.needs_of(self.by)  # refuses a grouping that is none
         check("smart", self.tasks, self.lam, self.temperature)
         if self.neighbours < 2:
-            raise RecipeError(f"smart: neighbours must be at least 2, the row itself and one more, got {self.neighbours}")
+            raise RecipeError(
+                f"smart: neighbours must be at least 2, the row itself and one more, got {self.neighbours}"
+            )
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -96,6 +101,7 @@ class Smart:
             values=values,
             reasons=found.reasons,
             unit="mean cosine to its task",
+            notes=(*_weights_said(weighted, self.by), *filling.notes(weighted.names)),
         )
 
     def _shares(self, view: PoolView, filling: _Filling, weighted: Weighted) -> dict[str, Budget]:
@@ -116,15 +122,32 @@ def _to_own_task(found: Embeddings, parts: Tasks) -> NDArray[np.float32]:
     return values
 
 
-def _kernel(vectors: NDArray[np.float32], neighbours: int) -> Kernel:
-    """Cosines among the rows of a task: all of them, or of many rows those of each to its nearest."""
+def _weights_said(weighted: Weighted, by: str) -> tuple[str, ...]:
+    pairs = list(zip(weighted.names, weighted.weights.tolist(), strict=True))
+    said = [f"{name or '(none)'} {weight:.3g}" for name, weight in pairs]
+    shown = said if len(said) <= SAID else [*said[: SAID - 1], f"… {said[-1]}"]
+    return (f"{len(pairs)} tasks by {by} in the order of the graph cut, with their weights: {', '.join(shown)}",)
+
+
+def _kernel(vectors: NDArray[np.float32], neighbours: int) -> tuple[Kernel, tuple[str, ...]]:
+    """Cosines among the rows of a task: all of them, or of many rows those of each to its nearest, with a note."""
     from tamis.submodular import knn_graph
     from tamis.submodular.kernels import Cosine, Sparse
 
     if len(vectors) <= DENSE:
-        return Cosine(vectors).dense()
-    graph = knn_graph.build(vectors, neighbours, recall_sample=0)
-    return Sparse(graph.indptr, graph.indices, graph.values, len(vectors))
+        return Cosine(vectors).dense(), ()
+    graph = knn_graph.build(vectors, neighbours, recall_sample=200)
+    return Sparse(graph.indptr, graph.indices, graph.values, len(vectors)), (graph.note,)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What was picked from one task: rows as numbered in the embeddings."""
+
+    task: str
+    rows: NDArray[np.int64]
+    picks: Picks
+    notes: tuple[str, ...]
 
 
 class _Filling:
@@ -142,7 +165,8 @@ class _Filling:
         self.vectors, self.tasks, self.cost = found.vectors, tasks, cost
         self.budget, self.neighbours, self.workers = budget, neighbours, max(1, on.workers)
         self.members = dict(zip(tasks.names, tasks.members, strict=True))
-        self.picked: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+        self.shared: list[_Part] = []
+        self.left_over: list[_Part] = []
 
     def held(self) -> dict[str, int]:
         """What each task holds, in the unit of the budget."""
@@ -161,40 +185,51 @@ class _Filling:
             )
         names = [*first, *sorted(set(self.members) - set(first))]
         with ThreadPoolExecutor(self.workers) as pool:
-            done = pool.map(
-                lambda name: self._inside(self.members[name], shares[name].rows, shares[name].tokens), names
-            )
-            self.picked += [one for one in done if one is not None]
-        if total is None:
-            return
-        for name in names:
-            chosen, _ = self.chosen()
-            self._spend(name, total - int(self.cost[chosen].sum()), chosen)
+            done = pool.map(lambda name: self._inside(name, self.members[name], shares[name]), names)
+            self.shared = [part for part in done if part is not None]
+        if total is not None:
+            for name in names:
+                self._spend(name, total)
 
-    def _spend(self, name: str, left: int, chosen: NDArray[np.int64]) -> None:
+    def _spend(self, name: str, total: int) -> None:
         """Fill what is left of the tokens from one task."""
         import numpy as np
 
+        chosen, _ = self.chosen()
+        left = total - int(self.cost[chosen].sum())
         rows = np.setdiff1d(self.members[name], chosen)
-        one = self._inside(rows[self.cost[rows] <= left], None, left)
-        self.picked += [one] if one is not None else []
+        part = self._inside(name, rows[self.cost[rows] <= left], Budget(tokens=left))
+        self.left_over += [part] if part is not None else []
 
-    def _inside(
-        self, rows: NDArray[np.int64], count: int | None, tokens: int | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+    def _inside(self, name: str, rows: NDArray[np.int64], share: Budget) -> _Part | None:
         """Facility location over some rows of a task; None where the share buys none of them."""
         from tamis.submodular.facility_location import FacilityLocation
         from tamis.submodular.maximise import Limit, maximise
 
-        if not len(rows) or not (count or tokens) or (tokens is not None and tokens < self.cost[rows].min()):
+        if not len(rows) or not (share.rows or (share.tokens or 0) >= self.cost[rows].min()):
             return None
-        limit = Limit(rows=count) if tokens is None else Limit(tokens=tokens, cost=self.cost[rows])
-        picks: Picks = maximise(FacilityLocation(_kernel(self.vectors[rows], self.neighbours)), limit)
-        return rows[picks.order], picks.gains
+        limit = Limit(rows=share.rows) if share.rows else Limit(tokens=share.tokens, cost=self.cost[rows])
+        kernel, notes = _kernel(self.vectors[rows], self.neighbours)
+        picks = maximise(FacilityLocation(kernel), limit)
+        return _Part(name, rows[picks.order], picks, (*notes, *picks.notes))
 
     def chosen(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows in the order picked, and their gains."""
         import numpy as np
 
-        rows = np.concatenate([np.zeros(0, np.int64), *[rows for rows, _ in self.picked]])
-        return rows, np.concatenate([np.zeros(0), *[gains for _, gains in self.picked]]).astype(np.float32)
+        parts = [*self.shared, *self.left_over]
+        rows = np.concatenate([np.zeros(0, np.int64), *[part.rows for part in parts]])
+        return rows, np.concatenate([np.zeros(0), *[part.picks.gains for part in parts]]).astype(np.float32)
+
+    def notes(self, kept: Sequence[str]) -> tuple[str, ...]:
+        """The bound inside the tasks, with the shares as they are; rows of other tasks; what single tasks say."""
+        value = sum(part.picks.value for part in self.shared)
+        bounds = [part.picks.bound for part in self.shared if part.picks.bound is not None]
+        said = []
+        if bounds and len(bounds) == len(self.shared):
+            share = 100 * min(1.0, value / sum(bounds)) if sum(bounds) else 100.0
+            said.append(f"f = {value:.6g} inside the tasks, at least {share:.1f} % of the best with these shares")
+        others = sum(len(part.rows) for part in [*self.shared, *self.left_over] if part.task not in kept)
+        if others:
+            said.append(f"the tasks kept could not use the whole budget: {others} rows are of other tasks")
+        return (*said, *[f"{part.task}: {note}" for part in self.shared for note in part.notes])

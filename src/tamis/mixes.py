@@ -53,11 +53,11 @@ def tempered(held: Mapping[str, int], alpha: float) -> dict[str, float]:
 def claims_of(weights: Mapping[str, float]) -> dict[str, int]:
     """Weights (at least 0, finite) as whole claims in the same proportions, to 1e-12 of the largest.
 
-    What lies below that is 0: sums that differ by the order of rows make the same claims. All 0 where no weight is
-    above 0.
+    A weight above 0 has a claim of at least 1, so that it goes before weights of 0. The digits beyond are cut so that
+    sums which differ by the order of rows make the same claims.
     """
     largest = max(weights.values(), default=0.0)
-    return {name: round(weight / largest * 10**12) if largest > 0 else 0 for name, weight in weights.items()}
+    return {name: max(1, round(weight / largest * 10**12)) if weight > 0 else 0 for name, weight in weights.items()}
 
 
 def apportion(total: int, claims: Mapping[str, int], held: Mapping[str, int]) -> dict[str, int]:
