@@ -36,6 +36,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("passes", "pairs"): {"model": "{model}"},
     ("passes", "landmarks"): {},
     ("passes", "utility"): {"model": "{model}", "per_row": 2},
+    ("passes", "trajectories"): {"checkpoints": "{checkpoints}", "start": True},
     ("passes", "gradients"): {"checkpoints": "{checkpoints}", "dim": 64},
     ("passes", "gradient-query"): {"checkpoints": "{checkpoints}", "target": "{target}"},
     ("scorers", "entropy"): {},
@@ -52,9 +53,16 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "cabs-dm"): {"concepts": "meta.tags"},
     ("selectors", "cabs-fm"): {"concepts": "meta.tags"},
     ("selectors", "ccs"): {"by": "made.score", "drop": 0, "strata": 4},
+    ("selectors", "d-optimal"): {},
     ("selectors", "deita"): {"threshold": 0.995},
     ("selectors", "coverage-gap"): {"k": 2},
+    ("selectors", "disparity-min"): {},
+    ("selectors", "disparity-sum"): {},
+    ("selectors", "dpp"): {"by": "made.score"},
     ("selectors", "dsir"): {"laplace": 0.1},
+    ("selectors", "facility-location"): {},
+    ("selectors", "feature-based"): {},
+    ("selectors", "graph-cut"): {},
     ("selectors", "k-center"): {},
     ("selectors", "feddca"): {"centres": 3},
     ("selectors", "got-d"): {"resolve": 5},
@@ -67,7 +75,11 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "mig"): {"by": "made.quality"},
     ("selectors", "random"): {"seed": 3},
     ("selectors", "rds-plus"): {},
+    ("selectors", "s2l"): {"clusters": 3},
+    ("selectors", "saturated-coverage"): {},
+    ("selectors", "set-cover"): {"concepts": "meta.tags"},
     ("selectors", "smart"): {"by": "clusters:2", "tasks": 1},
+    ("selectors", "submodular-mixture"): {"by": "made.score", "quality": 0.5, "graph_cut": 0.5},
     ("selectors", "top"): {"by": "made.score"},
     ("selectors", "tsds"): {"by": "rds", "alpha": 0.5},
     ("selectors", "uot"): {},
@@ -88,7 +100,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("evaluators", "preference-margin"): {},
 }
 # keyed draws by row key: twins differ in key, so they do not tie
-WITHOUT_TIES = {"badge", "ccs", "dsir", "random"}
+WITHOUT_TIES = {"badge", "ccs", "dsir", "random", "s2l"}
 
 
 def messy_rows(count: int = 18) -> list[Row]:
@@ -267,6 +279,10 @@ def numbers_view(
     scores = np.random.default_rng(3).normal(size=count)
     scores[7] = np.nan
     whole = {"lengths": lengths, "influence": influence, "tokens": {"pooled": pooled, "reason": lengths["reason"]}}
+    whole["trajectories"] = {
+        "losses": np.random.default_rng(9).gamma(2, size=(count, 3)).astype(np.float32),
+        "reason": lengths["reason"],
+    }
     source = np.arange(count) // 2 if twins else np.arange(count)
     source = source if order is None else source[np.asarray(order)]
     signals = {name: {key: array[source] for key, array in arrays.items()} for name, arrays in whole.items()}
