@@ -286,6 +286,20 @@ def test_a_recipe_with_a_wrong_mix_is_refused_before_it_runs(tmp_path: Path, mix
     assert any(fault in one for one in refused.value.faults), refused.value.faults
 
 
+def test_a_composition_that_no_row_has_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    from tamis import recipe
+
+    proof = (
+        "proof: {compare: '@subset', evaluate: {files: ['tamis:eval/dates.jsonl']}, train: {train: lora}, "
+        "composition: %s}"
+    )
+    for composition, fault in (("[source, skil]", "cannot go by 'skil'"), ("source", "expected a list")):
+        (tmp_path / "one.yaml").write_text(RECIPE % "equal" + proof % composition, encoding="utf-8")
+        with pytest.raises(RecipeError) as refused:
+            recipe.load(str(tmp_path / "one.yaml"))
+        assert len(refused.value.faults) == 1 and fault in refused.value.faults[0], refused.value.faults
+
+
 def test_verbs_make_the_columns_that_a_mix_groups_by(tmp_path: Path) -> None:
     import json
 

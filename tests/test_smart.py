@@ -161,9 +161,10 @@ def real_view(real_data: Path, real_models: Path, tmp_path_factory: pytest.TempP
     from tamis.ingest import ingest
     from tamis.models import ModelRef
     from tamis.stages.measure import measure, view_of
-    from tamis.stages.workspace import workspace
+    from tamis.stages.workspace import Workspace
 
-    work = workspace(tmp_path_factory.mktemp("work"), ModelRef(name=str(real_models / "base-4m"), max_tokens=64))
+    ref = ModelRef(name=str(real_models / "base-4m"), dtype="float32", max_tokens=64)
+    work = Workspace(tmp_path_factory.mktemp("work"), Machine(), ref)
     pool: Pool = ingest([str(real_data / "pool" / f"{name}.jsonl.gz") for name in FILES], work.store)
     passes = {
         "lengths": catalogue.build("passes", "lengths", {"model": work.model}),

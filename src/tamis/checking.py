@@ -9,6 +9,7 @@ from typing import Any
 from tamis.catalogue import CATALOGUE, build, load, nearest
 from tamis.errors import RecipeError
 from tamis.graph import STAGE_SETTINGS, VERBS, Recipe, Stage, references, scorer_settings
+from tamis.grouping import FIELDS
 from tamis.heading import check_model, check_source, rating_stems
 from tamis.marked import Marked
 from tamis.models import ModelRef
@@ -241,7 +242,9 @@ def _check_pass(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> No
         _check_reference(marked, stage, "checkpoints", stages, "train", "load")
     for side, example in SIDES.items():
         if side in fields and getattr(built, f"reads_{side}", True) and side not in marked.values:
-            marked.fault((stage.name,), f"{stage.component} needs {_called(side)}; add `{side}: {{files: [{example}]}}`")
+            marked.fault(
+                (stage.name,), f"{stage.component} needs {_called(side)}; add `{side}: {{files: [{example}]}}`"
+            )
     if any(need.kind == "signal" and need.name not in SHARED for need in needs):
         _check_reference(marked, stage, "from", stages, "pass")
     if "only" in stage.settings:
@@ -346,9 +349,22 @@ def _check_compare(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) ->
     runs = stage.settings.get("runs", 3)
     if not isinstance(runs, int) or runs < 1:
         marked.fault((stage.name, "runs"), f"expected a whole number of at least 1, got {runs!r}")
+    _check_composition(marked, stage)
     metric = stage.settings.get("metric", "held-out-loss")
     name, settings = next(iter(scorer_settings(metric).items()), ("", {}))
     _check_component(marked, stage, (stage.name, "metric"), "evaluators", name, settings)
+
+
+def _check_composition(marked: Marked, stage: Stage) -> None:
+    """The report counts arms by fields of the rows, which need no pass."""
+    asked = stage.settings.get("composition", [])
+    if not isinstance(asked, list):
+        marked.fault((stage.name, "composition"), f"expected a list, as [source, meta.skill]; got {asked!r}")
+        return
+    for by in asked:
+        if by not in FIELDS and not str(by).startswith("meta."):
+            hint = nearest(str(by), list(FIELDS))
+            marked.fault((stage.name, "composition"), f"cannot go by {by!r}{hint} Use source, kind, file or meta.NAME")
 
 
 def _check_training(marked: Marked, recipe: Recipe, stage: Stage) -> None:
