@@ -62,9 +62,11 @@ class CabsDm:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is what the row was worth when picked."""
+        import dataclasses
+
         import numpy as np
 
-        from tamis.balance import Balance, goals_of
+        from tamis.balance import Balance, goals_of, said_of
         from tamis.budgets import fill, order_for, pick
         from tamis.draws import of_keys
 
@@ -73,16 +75,20 @@ class CabsDm:
         goals = goals_of(found.concepts, self._rows(view, found, budget), self.cap)
         worth = Balance(found.concepts, goals, self.over).worth
         at_random = np.argsort(of_keys(view, self.seed)[found.places], kind="stable")
+        by_worth: list[int] = []
         values = np.full(len(view), np.nan)
         values[found.places] = [worth(tuple(found.concepts.of(row).tolist())) for row in range(len(found.places))]
 
         def first(limit: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-            order, gains = Balance(found.concepts, goals, self.over).first(at_random, limit)
+            order, gains, best = Balance(found.concepts, goals, self.over).first(at_random, limit)
+            by_worth.append(best)
             return found.places[order], gains.astype(np.float32)
 
         order, gains = order_for(view, budget, first)
         values[order] = gains
-        return pick(view, order, budget, values, unit="mean need of concepts", reasons=found.reasons)
+        subset = pick(view, order, budget, values, unit="mean need of concepts", reasons=found.reasons)
+        rows = np.searchsorted(found.places, subset.positions)
+        return dataclasses.replace(subset, notes=said_of(found.concepts, goals, rows, by_worth[-1]))
 
     def _rows(self, view: PoolView, found: Conceived, budget: Budget) -> int:
         """Rows that the budget buys, of tokens at mean length."""

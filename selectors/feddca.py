@@ -66,6 +66,8 @@ class FedDca:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, centres in turn."""
+        import dataclasses
+
         import numpy as np
 
         from tamis.budgets import order_for, pick, round_robin
@@ -83,7 +85,11 @@ class FedDca:
         order, picked_on = order_for(view, budget, lambda limit: round_robin(scores, view.usable, limit))
         gains = nearest.copy()
         gains[order] = picked_on
-        return pick(view, order, budget, nearest, gains=gains, unit="cosine", reasons=rows.reasons)
+        subset = pick(view, order, budget, nearest, gains=gains, unit="cosine", reasons=rows.reasons)
+        covered = float(np.maximum(0, nearest[rows.places]).mean())
+        many = len(np.unique(clients))
+        note = f"{len(taken)} centres of {many} clients cover the pool to a mean cosine of {covered:.3f}"
+        return dataclasses.replace(subset, notes=(note,))
 
     def _centres(self, view: PoolView, rows: Embeddings) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Centres (K, d) of all clients, in order of name, and the number of the client of each."""
@@ -105,7 +111,7 @@ class FedDca:
 
         if self.clients == "pool":
             keys = view.pool.table(["key"]).column("key").take(rows.places).to_pylist()
-            return rows.vectors, view.groups(self.by)[rows.places], keys
+            return rows.vectors, self._clients(view, rows.places), keys
         if view.target is None:
             raise DataError("feddca has no target: name target files in the recipe, or give --target")
         vectors = unit(view.target.signal("tokens", "pooled"))
@@ -113,7 +119,13 @@ class FedDca:
         if not len(good):
             raise DataError("no row of the target has hidden states; every target row was refused by the model's pass")
         keys = view.target.pool.table(["key"]).column("key").take(good).to_pylist()
-        return vectors[good], view.target.groups(self.by)[good], keys
+        return vectors[good], self._clients(view.target, good), keys
+
+    def _clients(self, view: PoolView, places: NDArray[np.int64]) -> NDArray[np.str_]:
+        names = view.groups(self.by)[places]
+        if (names == "").all():
+            raise DataError(f"feddca: no row of the {self.clients} has a {self.by}, so that there are no clients")
+        return names
 
 
 def covering_centres(cosines: NDArray[np.float32], clients: NDArray[np.int64], keep: int) -> NDArray[np.int64]:

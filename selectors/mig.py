@@ -73,8 +73,7 @@ class Mig:
         """At most `budget` of the usable rows, in the order picked; a gain is what the row was picked on."""
         import numpy as np
 
-        from tamis.budgets import fill, pick
-        from tamis.submodular.maximise import Limit, maximise
+        from tamis.submodular.selecting import subset_of
 
         found = of_view(
             view,
@@ -90,16 +89,8 @@ class Mig:
         reasons = found.reasons.copy()
         reasons[found.places[~np.isfinite(qualities)]] = Reason.NOT_MEASURED
         gifts = self._gifts(found, qualities, able)
-        values = np.full(len(view), np.nan)
-        places = found.places[able]
-        fill(places, budget, view.cost)  # an error where the budget buys not even the smallest row
-        values[places] = gifts.begin().gains(np.arange(len(able)))
-        rows, tokens = budget.limits(int(view.usable.sum()))
-        limit = Limit(rows=rows) if rows is not None else Limit(tokens=tokens, cost=view.cost[places])
-        picks = maximise(gifts, limit)
-        values[places[picks.order]] = picks.gains
         unit = "information" if self.exact else "slope"
-        return pick(view, places[picks.order], budget, values, unit=unit, reasons=reasons)
+        return subset_of(view, budget, gifts, found.places[able], unit=unit, reasons=reasons)
 
     def _qualities(self, view: PoolView, found: Conceived) -> NDArray[np.float64]:
         """(m,) qualities of the candidates, NaN where a row has none."""

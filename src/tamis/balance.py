@@ -73,8 +73,8 @@ class Balance:
         for one in ids:
             self._chosen[one] += 1
 
-    def first(self, at_random: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The first `limit` rows, and what each was worth when it was taken.
+    def first(self, at_random: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
+        """The first `limit` rows, what each was worth when it was taken, and how many of them came by worth.
 
         The best come first, ties by place; when no row is left whose concepts are all below their caps, the others
         follow in the order of `at_random`, all m rows as they would be drawn.
@@ -83,8 +83,8 @@ class Balance:
 
         import numpy as np
 
-        sets = self._sets()
-        taken = dict(itertools.islice(self._best(sets), limit))
+        taken = dict(itertools.islice(self._best(self._sets()), limit))
+        best = len(taken)
         for row in at_random.tolist():
             if len(taken) == limit:
                 break
@@ -92,7 +92,7 @@ class Balance:
                 ids = tuple(self.concepts.of(row).tolist())
                 taken[row] = self.worth(ids)
                 self.take(ids)
-        return np.fromiter(taken, np.int64, len(taken)), np.fromiter(taken.values(), np.float64, len(taken))
+        return np.fromiter(taken, np.int64, len(taken)), np.fromiter(taken.values(), np.float64, len(taken)), best
 
     def _sets(self) -> dict[tuple[int, ...], list[int]]:
         """Rows, ascending, of every set of concepts but the empty one: they are worth the same throughout."""
@@ -119,3 +119,16 @@ class Balance:
             yield row, worth
             if turn + 1 < len(sets[ids]):
                 heapq.heappush(heap, (-self.worth(ids), sets[ids][turn + 1], turn + 1, ids))
+
+
+def said_of(concepts: Concepts, goals: Goals, rows: NDArray[np.int64], best: int) -> tuple[str, ...]:
+    """How many concepts reached their targets by `rows`, and how many of these were drawn at random after `best`."""
+    import numpy as np
+
+    counts = np.bincount(np.concatenate([concepts.of(row) for row in rows]), minlength=len(goals.targets))
+    within = np.minimum(goals.targets, goals.frequency)  # more than there is cannot be had
+    said = (f"{int((counts >= within).sum())} of {len(counts)} concepts have as many rows as they should",)
+    if len(rows) <= best:
+        return said
+    why = "no row was left that has a concept, and none at its cap"
+    return (*said, f"{len(rows) - best} of {len(rows)} rows were drawn at random: {why}")

@@ -19,7 +19,8 @@ SAMPLE = 256  # rows a cluster that the centres are fitted on at most; more of t
 class Clusters:
     """Rows by cluster. No cluster is empty, so there may be fewer than asked for.
 
-    `labels`: (m,) int32, the centre of greatest cosine. `centres`: (k, d) float32 of unit length.
+    `labels`: (m,) int32, the centre of greatest cosine. `centres`: (k, d) float32 of unit length. Plain k-means: the
+    nearest centre, and means of any length.
     """
 
     labels: NDArray[np.int32]
@@ -29,14 +30,14 @@ class Clusters:
         return len(self.centres)
 
 
-def k_means(vectors: NDArray[np.float32], count: int, seed: int = 0) -> Clusters:
+def k_means(vectors: NDArray[np.float32], count: int, seed: int = 0, *, spherical: bool = True) -> Clusters:
     """Spherical k-means of (m, d) unit vectors: at most `count` clusters, numbered from 0, none of them empty.
 
-    With at least as many clusters as rows, rows of equal vectors make a cluster each, by first appearance. Otherwise 20
-    rounds of Lloyd's algorithm from k-means++, on 256 rows a cluster at most; where a cluster runs empty, FAISS splits
-    a large one. One thread, seeded: the outcome depends on vectors, count and seed only. Time
-    O(min(m, 256 count) · count · d) a round and O(m · count · d) for the labels. DataError where `count` is below 1,
-    there is no row, or a vector is not finite.
+    `spherical=False` takes vectors of any length, and Euclidean distances. With at least as many clusters as rows, rows
+    of equal vectors make a cluster each, by first appearance. Otherwise 20 rounds of Lloyd's algorithm from k-means++,
+    on 256 rows a cluster at most; where a cluster runs empty, FAISS splits a large one. One thread, seeded: the outcome
+    depends on vectors, count and seed only. Time O(min(m, 256 count) · count · d) a round and O(m · count · d) for the
+    labels. DataError where `count` is below 1, there is no row, or a vector is not finite.
     """
     import numpy as np
 
@@ -48,10 +49,10 @@ def k_means(vectors: NDArray[np.float32], count: int, seed: int = 0) -> Clusters
     if count >= len(vectors):
         _, first, labels = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
         return _without_gaps(first[labels.ravel()], vectors)
-    return _lloyd(vectors, count, seed)
+    return _lloyd(vectors, count, seed, spherical)
 
 
-def _lloyd(vectors: NDArray[np.float32], count: int, seed: int) -> Clusters:
+def _lloyd(vectors: NDArray[np.float32], count: int, seed: int, spherical: bool) -> Clusters:
     import faiss
 
     threads = faiss.omp_get_max_threads()
@@ -62,7 +63,7 @@ def _lloyd(vectors: NDArray[np.float32], count: int, seed: int) -> Clusters:
             count,
             niter=ITERATIONS,
             seed=seed,
-            spherical=True,
+            spherical=spherical,
             min_points_per_centroid=1,
             max_points_per_centroid=SAMPLE,
         )

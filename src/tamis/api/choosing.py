@@ -65,7 +65,7 @@ def select(
     """The rows that a selector picks within a budget: rows (5000), a share ("5%") or tokens ("2M tokens").
 
     `target`: examples of what the model should get better at. `where` filters first; `mix` shares the budget among
-    groups. `columns`, `on`: files of ratings, as for `add_columns`. LESS first trains a warm-up on a random 5 %
+    groups. `columns`, `on`: files of ratings, as for `add_columns`. LESS and S2L first train a warm-up on a random 5 %
     (`warm_up`: settings of `lora`); with `only` (an earlier selection, or its file) influence is measured on those rows
     alone, and no other row is picked. `existing`: data that the model has been trained on, for what complements it.
     DELIFT measures in-context utility first (`utility`: settings of the pass of that name). Raises RecipeError where a
@@ -141,6 +141,8 @@ def _choose(
         places = None if only is None else _places(rows, chosen_of(only, at, None, "select"))
         given["influence"] = _influence(rows, goal, at, warm_up or {}, given, places)
         notes = [*notes, *given["influence"].caveats]
+    if any(need.name == "trajectories" for need in selector.needs):
+        given["trajectories"] = _trajectories(rows, at, warm_up or {}, given)
     for need in (need for need in selector.needs if need.name == "utility"):
         own = {**dict(need.settings), **(utility or {}), "target": goal, "existing": known}
         given["utility"] = _utility(rows, own, at, given)
@@ -180,19 +182,38 @@ def _influence(
     given: Mapping[str, Signal],
     only: NDArray[np.int64] | None = None,
 ) -> Signal:
-    from tamis.api.proving import train
     from tamis.stages.measure import measure
     from tamis.stages.only import measure_only
-    from tamis.stages.select import select as run
 
-    if not isinstance(warm_up, Trained):
-        chosen = run(pool, build("selectors", "random", {"seed": 1}), Budget(share=0.05), work, given=given)
-        warm_up = train(handle_of(pool, chosen, work, "warm-up", ()), settings={**WARM_UP, **warm_up})
-    checkpoints = warm_up.training.checkpoints
+    checkpoints = _warmed_up(pool, work, warm_up, given).training.checkpoints
     component = build("passes", "influence", {"checkpoints": checkpoints, "target": target})
     if only is not None:
         return measure_only(pool, only, "influence", component, work)
     return measure(pool, "influence", component, work, given)
+
+
+def _trajectories(
+    pool: Pool, work: Workspace, warm_up: Mapping[str, Any] | Trained, given: Mapping[str, Signal]
+) -> Signal:
+    """Losses of every row over a warm-up, those of the untouched model first."""
+    from tamis.stages.measure import measure
+
+    checkpoints = _warmed_up(pool, work, warm_up, given).training.checkpoints
+    component = build("passes", "trajectories", {"checkpoints": checkpoints, "start": True})
+    return measure(pool, "trajectories", component, work, given)
+
+
+def _warmed_up(
+    pool: Pool, work: Workspace, warm_up: Mapping[str, Any] | Trained, given: Mapping[str, Signal]
+) -> Trained:
+    """The warm-up given, or `lora` with these settings on a random 5 % of the pool."""
+    from tamis.api.proving import train
+    from tamis.stages.select import select as run
+
+    if isinstance(warm_up, Trained):
+        return warm_up
+    chosen = run(pool, build("selectors", "random", {"seed": 1}), Budget(share=0.05), work, given=given)
+    return train(handle_of(pool, chosen, work, "warm-up", ()), settings={**WARM_UP, **warm_up})
 
 
 def _utility(pool: Pool, settings: Mapping[str, Any], work: Workspace, given: Mapping[str, Signal]) -> Signal:

@@ -60,7 +60,14 @@ class Size:
 def pass_step(recipe: Recipe, stage: Stage, over: Size, target: Size) -> Step:
     """One pass stage over the rows of `over`; one that nobody can estimate says so."""
     component = build_unfilled(stage.component, stage.own)
-    known: dict[str, Any] = {"utility": _utility, "influence": _influence, "gradients": _gradients, "gradient-query": _query, "landmarks": _landmarks}
+    known: dict[str, Any] = {
+        "utility": _utility,
+        "influence": _influence,
+        "gradients": _gradients,
+        "gradient-query": _query,
+        "landmarks": _landmarks,
+        "trajectories": _trajectories,
+    }
     if stage.component in known:
         return known[stage.component](recipe, stage, component, over, target)
     cheap = {"tokens": TOKENS_FORWARDS, "pairs": PAIRS_FORWARDS, "lengths": 0.0}
@@ -86,6 +93,13 @@ def _gradients(recipe: Recipe, stage: Stage, component: Any, over: Size, target:
     disk = component.row_bytes(kept, target.rows) * over.rows
     tokens = (over.tokens + (SPAN_SWEEPS * target.tokens if component.reads_target else 0)) * kept
     return Step(stage.name, what, over.rows, tokens, _forwards(component), disk)
+
+
+def _trajectories(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
+    """A forward pass for every checkpoint, and one for the model before them where it is asked for."""
+    kept = checkpoints_of(recipe, stage) + component.start
+    what = f"trajectories, losses under {kept} models"
+    return Step(stage.name, what, over.rows, over.tokens * kept, 1.0, 4 * over.rows * kept)
 
 
 def _query(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
