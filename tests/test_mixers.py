@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 import synthetic
 from tamis import catalogue, grouping, mixes, tasks
-from tamis.errors import RecipeError
-from tamis.values import Budget, Need, Row
+from tamis.errors import DataError, RecipeError
+from tamis.values import Budget, Machine, Need, Row
 from tamis.views import PoolView
 
 HELD = {"large": 1000, "middle": 100, "small": 10}
@@ -124,6 +124,20 @@ def test_task_embeddings_go_by_the_cosine_of_means(tmp_path: Path) -> None:
     assert shares("task-embeddings", view, 10, keep=1) == {"a": 10, "b": 0, "c": 0}
     assert shares("task-embeddings", view, 14, keep=1) == {"a": 10, "b": 2, "c": 2}  # a is full: the others share
     assert shares("task-embeddings", view, 12, keep=2, temperature=1e-3) == {"a": 10, "b": 2, "c": 0}
+
+
+def test_a_group_without_candidates_leaves_its_share_to_the_others(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(20, 3))
+    vectors[:5] = 0  # rows that the model's pass refused
+    view = pool_view(tmp_path, [*["a"] * 5, *["b"] * 15], vectors)
+    equal, inside = catalogue.build("mixers", "equal", {}), catalogue.build("selectors", "smart", {"by": "kind"})
+    subset = mixes.select_by_mix(view, equal, inside, Budget(rows=8), Machine())
+    assert len(subset.positions) == 8 and set(view.groups()[subset.positions].tolist()) == {"b"}
+    assert subset.values is not None and np.isfinite(subset.values[subset.positions]).all()
+    assert any(note.startswith("a: smart: no usable row") for note in subset.notes)
+    only = synthetic.kept(view, np.arange(20) < 5)
+    with pytest.raises(DataError, match="has an embedding"):
+        mixes.select_by_mix(only, equal, inside, Budget(rows=2), Machine())
 
 
 def test_what_a_mixer_reads_is_what_it_needs() -> None:
@@ -308,12 +322,13 @@ def test_verbs_make_the_columns_that_a_mix_groups_by(tmp_path: Path) -> None:
     lines = [
         {"prompt": f"q {place}", "completion": " ".join("word" for _ in range(1 + place % 3))} for place in range(12)
     ]
-    (tmp_path / "pool.jsonl").write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
     given: dict[str, Any] = {"model": "tamis:tiny-lm", "work": tmp_path / "work"}
-    found = tamis.mix(tmp_path / "pool.jsonl", "equal", 6, by="length.words", **given)
+    found = tamis.mix(str(pool), "equal", 6, by="length.words", **given)
     assert {name: part.rows for name, part in found.items()} == dict.fromkeys(found, 2) and len(found) == 3
     mix = {"equal": {"by": "length.words"}}
-    chosen = tamis.select(tmp_path / "pool.jsonl", "random", 6, mix=mix, **given)
+    chosen = tamis.select(str(pool), "random", 6, mix=mix, **given)
     assert sorted(place % 3 for place in chosen.subset.positions.tolist()) == [0, 0, 1, 1, 2, 2]
     with pytest.raises(RecipeError, match=r"there is no column 'sorce'.*did you mean 'source'"):
-        tamis.mix(tmp_path / "pool.jsonl", "equal", 6, by="sorce", **given)
+        tamis.mix(str(pool), "equal", 6, by="sorce", **given)

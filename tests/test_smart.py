@@ -27,14 +27,14 @@ def made(folder: Path, order: NDArray[np.int64] | None = None, names: str = "abc
     rng = np.random.default_rng(0)
     task = np.repeat(np.arange(len(SIZES)), SIZES)
     vectors = (rng.normal(size=(len(SIZES), 12))[task] + rng.normal(size=(count, 12)) + 1).astype(np.float32)
-    lengths = {
+    lengths: dict[str, NDArray[Any]] = {
         "tokens": rng.integers(5, 40, count).astype(np.int32),
         "response_tokens": np.full(count, 3, np.int32),
         "reason": np.where(rng.random(count) < 0.1, 2, 0).astype(np.uint8),
     }
     places = np.arange(count) if order is None else order
     rows = [dataclasses.replace(row, source=names[task[place]]) for place, row in enumerate(synthetic.rows(count))]
-    signals = {
+    signals: dict[str, Any] = {
         "lengths": {name: array[places] for name, array in lengths.items()},
         "tokens": {"pooled": vectors[places], "reason": lengths["reason"][places]},
     }
@@ -143,7 +143,7 @@ def test_copies_are_taken_once_where_asked(view: PoolView, tmp_path: Path) -> No
     twins = [rows[place // 2] for place in range(8)]
     vectors = np.random.default_rng(0).normal(size=(8, 3))[np.arange(8) // 2]
     lengths = {"tokens": np.full(8, 9, np.int32), "reason": np.zeros(8, np.uint8)}
-    signals = {"lengths": lengths, "tokens": {"pooled": vectors, "reason": np.zeros(8, np.uint8)}}
+    signals: dict[str, Any] = {"lengths": lengths, "tokens": {"pooled": vectors, "reason": np.zeros(8, np.uint8)}}
     both = synthetic.view(tmp_path, twins, signals)
     assert sorted(select(both, 8, by="kind", duplicates="once").positions.tolist()) == [0, 2, 4, 6]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tamis.budgets import BudgetTooSmall
+from tamis.errors import DataError
 from tamis.values import Budget, Machine, Subset
 
 if TYPE_CHECKING:
@@ -104,43 +104,71 @@ def select_by_mix(view: PoolView, mixer: Mixer, selector: Selector, budget: Budg
 
     What the groups leave over (tokens smaller than their smallest row, rows they could not rank) is spent by the same
     selector on all rows that are left, first of the groups that have a share, then of the others too, so that the whole
-    is as full as without a mix.
+    is as full as without a mix. A group in which the selector finds no candidate says so in a note; where that is so in
+    every group, it is the DataError of the first.
     """
     import numpy as np
 
     shares = mixer.share(view, budget)
     groups = view.groups(mixer.by)
-    chosen: list[Subset] = []
-    notes: list[str] = []
-    values = np.full(len(view), np.nan, np.float32)
-    reasons = view.signal("lengths", "reason").astype(np.uint8)
+    mixed = _Mixed(view, selector, on)
     for name in sorted(shares):
         inside = view.usable & (groups == name)
-        if not (share := _affordable(shares[name], view.cost[inside])):
-            continue
-        try:
-            subset = selector.select(dataclasses.replace(view, keep=inside), share, on)
-        except BudgetTooSmall:  # the smallest row has no value to be ranked on: the rest of the mix spends the share
-            continue
-        chosen.append(subset)
-        notes += [f"{name}: {note}" for note in subset.notes]
-        if subset.values is not None and subset.reasons is not None:
-            values[inside], reasons[inside] = subset.values[inside], subset.reasons[inside]
+        if share := _affordable(shares[name], view.cost[inside]):
+            mixed.pick(name, inside, share)
+    if not mixed.chosen and mixed.faults:
+        raise mixed.faults[0]
     shared = np.isin(groups, [name for name, share in shares.items() if share.rows or share.tokens])
     for among in (shared, np.ones(len(view), np.bool_)):
-        left = _left(view, chosen) & among
-        if rest := _rest(view, chosen, budget, left):
-            with contextlib.suppress(BudgetTooSmall):
-                chosen.append(selector.select(dataclasses.replace(view, keep=left), rest, on))
-                notes += [f"what the shares left over: {note}" for note in chosen[-1].notes]
-    return Subset(
-        positions=_joined([subset.positions for subset in chosen], np.int64),
-        gains=_joined([subset.gains for subset in chosen], np.float32),
-        values=values,
-        reasons=reasons,
-        unit=chosen[0].unit if chosen else "",
-        notes=tuple(notes),
-    )
+        left = _left(view, mixed.chosen) & among
+        if rest := _rest(view, mixed.chosen, budget, left):
+            mixed.pick("what the shares left over", left, rest)
+    return mixed.subset()
+
+
+class _Mixed:
+    """What was chosen, group by group. A row has the value on which its group's selection judged it."""
+
+    def __init__(self, view: PoolView, selector: Selector, on: Machine) -> None:
+        import numpy as np
+
+        self.view, self.selector, self.on = view, selector, on
+        self.chosen: list[Subset] = []
+        self.notes: list[str] = []
+        self.faults: list[DataError] = []
+        self.values = np.full(len(view), np.nan, np.float32)
+        self.reasons = view.signal("lengths", "reason").astype(np.uint8)
+        self.judged = np.zeros(len(view), np.bool_)
+
+    def pick(self, name: str, inside: NDArray[np.bool_], share: Budget) -> None:
+        """Let the selector spend a share on the rows `inside` (n,)."""
+        try:
+            subset = self.selector.select(dataclasses.replace(self.view, keep=inside), share, self.on)
+        except BudgetTooSmall:  # the smallest row has no value to be ranked on: the rest of the mix spends the share
+            return
+        except DataError as error:
+            self.faults.append(error)
+            self.notes.append(f"{name}: {error}")
+            return
+        self.chosen.append(subset)
+        self.notes += [f"{name}: {note}" for note in subset.notes]
+        if subset.values is not None and subset.reasons is not None:
+            new = inside & ~self.judged
+            self.values[new], self.reasons[new] = subset.values[new], subset.reasons[new]
+            self.judged |= inside
+
+    def subset(self) -> Subset:
+        """All of it."""
+        import numpy as np
+
+        return Subset(
+            positions=_joined([one.positions for one in self.chosen], np.int64),
+            gains=_joined([one.gains for one in self.chosen], np.float32),
+            values=self.values,
+            reasons=self.reasons,
+            unit=self.chosen[0].unit if self.chosen else "",
+            notes=tuple(self.notes),
+        )
 
 
 def _affordable(share: Budget, cost: NDArray[np.int64]) -> Budget | None:
