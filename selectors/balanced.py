@@ -55,6 +55,8 @@ class KMeansBalanced:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, clusters in turn; a gain is the cosine to the centre of the cluster."""
+        import dataclasses
+
         import numpy as np
 
         from tamis.budgets import by_shares, pick
@@ -69,7 +71,9 @@ class KMeansBalanced:
         order = by_shares(found.labels.astype(np.int64), np.argsort(first, kind="stable"), weights)
         values = np.full(len(view), np.nan)
         values[rows.places] = cosines
-        return pick(view, rows.places[order], budget, values, unit="cosine to centre", reasons=rows.reasons)
+        subset = pick(view, rows.places[order], budget, values, unit="cosine to centre", reasons=rows.reasons)
+        reached = len(np.unique(found.labels[np.searchsorted(rows.places, subset.positions)]))
+        return dataclasses.replace(subset, notes=(f"rows from {reached:,} of {len(found):,} clusters",))
 
     def _clusters(self, view: PoolView, rows: Embeddings) -> Clusters:
         """Clusters found in the order of keys, so that the order of the pool does not matter."""

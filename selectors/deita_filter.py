@@ -59,6 +59,8 @@ class Deita:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, best first; a gain is the value that a row came by."""
+        import dataclasses
+
         import numpy as np
 
         from tamis.budgets import order_for, order_of, pick
@@ -75,7 +77,8 @@ class Deita:
             return taken, values[taken].astype(np.float32)
 
         order, _ = order_for(view, budget, first)
-        return pick(view, order, budget, values, unit=unit, reasons=reasons)
+        subset = pick(view, order, budget, values, unit=unit, reasons=reasons)
+        return dataclasses.replace(subset, notes=_notes(budget, subset, ranked, self.threshold, int(view.usable.sum())))
 
     def _values(self, view: PoolView) -> tuple[NDArray[np.float64], NDArray[np.uint8], str]:
         """(n,) values by which rows come, why a row has none, and their unit."""
@@ -104,6 +107,19 @@ class Deita:
             return rows.vectors, existing
         mean = rows.vectors.mean(axis=0, dtype=np.float64)
         return np.nan_to_num(unit(rows.vectors - mean)), np.nan_to_num(unit(existing - mean))
+
+
+def _notes(budget: Budget, subset: Subset, ranked: NDArray[np.int64], threshold: float, usable: int) -> tuple[str, ...]:
+    """How far down the rows the filter went, and whether it ran out of rows."""
+    import numpy as np
+
+    rows, _ = budget.limits(usable)
+    taken = len(subset.positions)
+    if rows is not None and taken < min(rows, usable):
+        gone = f"the others have a cosine above {threshold:g} to one of them"
+        return (f"only {taken:,} of {len(ranked):,} rows were kept, fewer than the budget: {gone}",)
+    seen = int(np.flatnonzero(np.isin(ranked, subset.positions)).max(initial=-1)) + 1
+    return (f"{taken:,} of the {seen:,} best rows were kept",)
 
 
 def far_from_kept(

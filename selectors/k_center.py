@@ -51,6 +51,8 @@ class KCenter:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is a distance."""
+        import dataclasses
+
         import numpy as np
 
         from tamis.budgets import fill, pick
@@ -64,7 +66,15 @@ class KCenter:
         values = np.full(len(view), np.nan)
         values[rows.places] = found.distances
         values[rows.places[found.order]] = found.gains
-        return pick(view, rows.places[found.order], budget, values, unit="distance", reasons=rows.reasons)
+        subset = pick(view, rows.places[found.order], budget, values, unit="distance", reasons=rows.reasons)
+        return dataclasses.replace(subset, notes=(_reach(found.distances),))
+
+
+def _reach(distances: NDArray[np.float64]) -> str:
+    import numpy as np
+
+    most = float(np.quantile(distances, 0.99))
+    return f"every row lies within {distances.max():.4f} of a chosen one, 99 % of them within {most:.4f} (at most 2)"
 
 
 def farthest_first(

@@ -56,6 +56,8 @@ class Ccs:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, strata in turn; a gain is the value of the column."""
+        import dataclasses
+
         import numpy as np
 
         from tamis.budgets import by_shares, order_of, pick
@@ -67,7 +69,16 @@ class Ccs:
         drawn = np.argsort(of_keys(view, self.seed)[places], kind="stable")
         groups = strata_of(column.values[places], self.strata, self.edges)
         order = places[by_shares(groups, drawn)]
-        return pick(view, order, budget, column.values, unit=column.unit, reasons=column.reasons)
+        subset = pick(view, order, budget, column.values, unit=column.unit, reasons=column.reasons)
+        return dataclasses.replace(subset, notes=(_filled(groups, self.strata),))
+
+
+def _filled(groups: NDArray[np.int64], count: int) -> str:
+    import numpy as np
+
+    sizes = np.bincount(groups, minlength=1)
+    share = sizes.max() / max(1, sizes.sum())
+    return f"{np.count_nonzero(sizes):,} of {count:,} strata hold rows, the largest {share:.0%} of them"
 
 
 def strata_of(values: NDArray[Any], count: int, edges: Edges) -> NDArray[np.int64]:

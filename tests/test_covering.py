@@ -99,6 +99,9 @@ def test_k_center_passes_over_outliers(tmp_path: Path) -> None:
     assert select("k-center", view, 2, trim=0).positions[1] == 17
     assert 17 not in select("k-center", view, 90, trim=0.01).positions
     assert 17 in select("k-center", view, 100, trim=0.01).positions
+    assert select("k-center", view, 100).notes == (
+        "every row lies within 0.0000 of a chosen one, 99 % of them within 0.0000 (at most 2)",
+    )
 
 
 def test_k_center_starts_from_rows_chosen_before_and_keeps_a_token_budget(tmp_path: Path) -> None:
@@ -163,7 +166,11 @@ def test_deita_takes_the_best_rows_first_and_a_product_of_columns(tmp_path: Path
 def test_deita_centred_tells_apart_what_lies_on_one_side(tmp_path: Path) -> None:
     vectors = unit(60, 6, 5) + 4
     view = view_of(tmp_path, vectors, refused=0)
-    assert len(select("deita", view, 60, threshold=0.5).positions) == 1
+    one = select("deita", view, 60, threshold=0.5)
+    assert len(one.positions) == 1 and one.notes == (
+        "only 1 of 60 rows were kept, fewer than the budget: the others have a cosine above 0.5 to one of them",
+    )
+    assert select("deita", view, 1, threshold=0.5).notes == ("1 of the 1 best rows were kept",)
     assert len(select("deita", view, 60, threshold=0.5, centred=True).positions) > 8
 
 
@@ -224,6 +231,7 @@ def test_ccs_shares_by_strata_of_equal_width_or_of_equal_count(tmp_path: Path) -
     view = view_of(tmp_path, unit(100, 2, 0), refused=0, score=scores)
     by_width = select("ccs", view, 20, by="made.score", drop=0, strata=2)
     assert (scores[by_width.positions] > 5).sum() == 10
+    assert by_width.notes == ("2 of 2 strata hold rows, the largest 90% of them",)
     by_count = select("ccs", view, 20, by="made.score", drop=0, strata=10, edges="quantile")
     assert (scores[by_count.positions] > 5).sum() == 2
     other = select("ccs", view, 20, by="made.score", drop=0, strata=2, seed=1)
@@ -251,6 +259,7 @@ def test_balanced_k_means_gives_equal_or_root_shares_typical_rows_first(tmp_path
     view, groups = grouped(tmp_path, [64, 16, 4])
     subset = select("k-means-balanced", view, 12, clusters=3)
     assert np.bincount(groups[subset.positions]).tolist() == [4, 4, 4]
+    assert subset.notes == ("rows from 3 of 3 clusters",)
     assert subset.values is not None
     for group in range(3):
         inside = np.flatnonzero(groups == group)

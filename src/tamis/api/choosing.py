@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from tamis.stages.select import Selection
 
 WARM_UP: Mapping[str, Any] = {"epochs": 4, "keep": "every-epoch"}
+OVER_WARM_UP: Mapping[str, Mapping[str, Any]] = {  # passes over its checkpoints that read no target
+    "trajectories": {"start": True},
+    "gradients": {"profile": "tracin", "use": "last", "dim": 4096},
+}
 NO_TARGET = "{} needs a target: give files with examples of what the model should get better at"
 
 
@@ -65,11 +69,11 @@ def select(
     """The rows that a selector picks within a budget: rows (5000), a share ("5%") or tokens ("2M tokens").
 
     `target`: examples of what the model should get better at. `where` filters first; `mix` shares the budget among
-    groups. `columns`, `on`: files of ratings, as for `add_columns`. LESS and S2L first train a warm-up on a random 5 %
-    (`warm_up`: settings of `lora`); with `only` (an earlier selection, or its file) influence is measured on those rows
-    alone, and no other row is picked. `existing`: data that the model has been trained on, for what complements it.
-    DELIFT measures in-context utility first (`utility`: settings of the pass of that name). Raises RecipeError where a
-    setting is wrong or something needed is not given.
+    groups. `columns`, `on`: files of ratings, as for `add_columns`. LESS, S2L and BADGE first train a warm-up on a
+    random 5 % (`warm_up`: settings of `lora`); with `only` (an earlier selection, or its file) influence is measured on
+    those rows alone, and no other row is picked. `existing`: data that the model has been trained on, for what
+    complements it. DELIFT measures in-context utility first (`utility`: settings of the pass of that name). Raises
+    RecipeError where a setting is wrong or something needed is not given.
     """
     from tamis.stages.select import mixer_of
 
@@ -141,8 +145,9 @@ def _choose(
         places = None if only is None else _places(rows, chosen_of(only, at, None, "select"))
         given["influence"] = _influence(rows, goal, at, warm_up or {}, given, places)
         notes = [*notes, *given["influence"].caveats]
-    if any(need.name == "trajectories" for need in selector.needs):
-        given["trajectories"] = _trajectories(rows, at, warm_up or {}, given)
+    for need in (need for need in selector.needs if need.name in OVER_WARM_UP):
+        given[need.name] = _over_warm_up(rows, need.name, at, warm_up or {}, given)
+        notes = [*notes, *given[need.name].caveats]
     for need in (need for need in selector.needs if need.name == "utility"):
         own = {**dict(need.settings), **(utility or {}), "target": goal, "existing": known}
         given["utility"] = _utility(rows, own, at, given)
@@ -192,15 +197,14 @@ def _influence(
     return measure(pool, "influence", component, work, given)
 
 
-def _trajectories(
-    pool: Pool, work: Workspace, warm_up: Mapping[str, Any] | Trained, given: Mapping[str, Signal]
+def _over_warm_up(
+    pool: Pool, name: str, work: Workspace, warm_up: Mapping[str, Any] | Trained, given: Mapping[str, Signal]
 ) -> Signal:
-    """Losses of every row over a warm-up, those of the untouched model first."""
+    """Losses of every row over a warm-up, those of the untouched model first; or gradients on its last checkpoint."""
     from tamis.stages.measure import measure
 
     checkpoints = _warmed_up(pool, work, warm_up, given).training.checkpoints
-    component = build("passes", "trajectories", {"checkpoints": checkpoints, "start": True})
-    return measure(pool, "trajectories", component, work, given)
+    return measure(pool, name, build("passes", name, {"checkpoints": checkpoints, **OVER_WARM_UP[name]}), work, given)
 
 
 def _warmed_up(
