@@ -117,7 +117,8 @@ class Utility:
         if self.diagonal:
             own = np.unique(pairs[:, 1])
             pairs = np.concatenate([pairs, np.stack([own, own], 1)])
-        met, bare = pairs[:0], {}
+        met = pairs[:0]
+        bare: dict[str, NDArray[np.float32]] = {}
         if other is not None:
             vectors = self._embedded(other, on) if near else None
             met = choose(inside, asked.side(slice(asked.own, None), vectors, draws))
@@ -153,7 +154,7 @@ class Utility:
         rows, queries = Ragged(fit["asked"], fit["asked_offsets"]).some(places)
         found = self._measure(asked, places[rows], queries, on)
         inside = queries < asked.own
-        arrays = {"key": np.array(asked.keys[places]), "reason": reason, **bare}
+        arrays: dict[str, NDArray[Any]] = {"key": np.array(asked.keys[places]), "reason": reason, **bare}
         arrays |= _by_row("", rows, asked.keys[queries], found, shard.rows, inside)
         if self._others_are_queries:
             arrays |= _by_row("target_", rows, asked.keys[queries], found, shard.rows, ~inside)

@@ -126,7 +126,8 @@ class _Prefixes:
             cache = DynamicCache(config=forward.model.config)
             with torch.inference_mode():
                 forward.decoder(input_ids=ids, attention_mask=real.long(), past_key_values=cache, use_cache=True)
-            kept = [(layer.keys, layer.values) for layer in cache.layers]
+            layers: Any = cache.layers
+            kept = [(layer.keys, layer.values) for layer in layers]
         return cls(forward, what, numbers, real, kept, on.device)
 
     def follow(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -42,7 +42,7 @@ def select(
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Choose rows of a pool within a budget; `--set` warm_up.… is for LESS, utility.… for DELIFT, mix.… for the mixer."""
+    """Choose rows of a pool within a budget; `--set` warm_up.… is LESS's, utility.… DELIFT's, mix.… the mixer's."""
     output.use_json(json)
     from tamis.api import select as run
     from tamis.errors import RecipeError

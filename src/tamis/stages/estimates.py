@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ class Size:
 def pass_step(recipe: Recipe, stage: Stage, over: Size, target: Size) -> Step:
     """One pass stage over the rows of `over`; one that nobody can estimate says so."""
     component = build_unfilled(stage.component, stage.own)
-    known: dict[str, Any] = {
+    known: dict[str, Callable[..., Step]] = {
         "utility": _utility,
         "influence": _influence,
         "gradients": _gradients,
