@@ -70,11 +70,12 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """Rows of every run. `seconds`: of work to choose them."""
+    """Rows of every run. `seconds`: of work to choose them. `notes`: what the selector says of its choice."""
 
     name: str
     positions: tuple[tuple[int, ...], ...]
     seconds: float
+    notes: tuple[str, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -142,7 +143,7 @@ def chosen_by(study: Study, name: str, budget: Budget) -> Arm:
     selector, settings = METHODS[name]
     runs = range(study.size.runs)
     seeds = [{"seed": 1000 + run} for run in runs] if selector == "random" else [{}]
-    picked, seconds = [], 0.0
+    picked, seconds, notes = [], 0.0, ()
     given = signals_of(study, name)
     for seed in seeds:
         chosen = select(
@@ -156,12 +157,10 @@ def chosen_by(study: Study, name: str, budget: Budget) -> Arm:
             given=given,
         )
         picked.append(tuple(int(place) for place in chosen.subset.positions))
-        seconds = chosen.entry.seconds
-        for note in chosen.subset.notes:
-            log.info("%s: %s", name, note)
+        seconds, notes = chosen.entry.seconds, chosen.subset.notes
     seconds += sum(signal.seconds for signal in given.values())
-    log.info("%s, %s, %s: %d rows, %.1f s", study.name, budget, name, len(picked[0]), seconds)
-    return Arm(name, tuple(picked if len(picked) > 1 else picked * len(runs)), seconds)
+    log.info("%s, %s, %s: %d rows, %.1f s. %s", study.name, budget, name, len(picked[0]), seconds, "; ".join(notes))
+    return Arm(name, tuple(picked if len(picked) > 1 else picked * len(runs)), seconds, notes)
 
 
 def signals_of(study: Study, name: str) -> dict[str, Signal]:
@@ -248,9 +247,10 @@ def result_of(
     study: Study, truth: Truth, share: float, budget: Budget, arms: Sequence[Arm], items: Mapping[str, list[Items]]
 ) -> dict[str, Any]:
     """Figures of one pool at one budget, best arm first."""
-    rows = [{"arm": arm.name, **truth.of_arm(arm), "selection_seconds": round(arm.seconds, 2)} for arm in arms] + [
-        {"arm": "untouched"}
-    ]
+    rows = [
+        {"arm": arm.name, **truth.of_arm(arm), "selection_seconds": round(arm.seconds, 2), "notes": arm.notes}
+        for arm in arms
+    ] + [{"arm": "untouched"}]
     for row in rows:
         name = row["arm"]
         row["losses"] = [_loss(one) for one in items[name]]

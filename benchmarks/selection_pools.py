@@ -107,7 +107,8 @@ def _readable(line: str) -> Record | None:
     except ValueError:
         return None
     fields = {"instruction", "input", "output", "source", "meta"}
-    good = isinstance(record, dict) and set(record) == fields and str(record["output"]).strip()
+    good = isinstance(record, dict) and set(record) == fields and isinstance(record["instruction"], str)
+    good = good and isinstance(record["output"], str) and bool(record["output"].strip())
     return record if good else None
 
 
@@ -139,12 +140,17 @@ def with_originals(records: Sequence[Record], chosen: list[int], draw: random.Ra
         if not records[number]["meta"]["fault"] and number not in twins:
             clean[records[number]["meta"]["skill"]].append(number)
     for number in chosen:
-        originals = [other for other in twins.get(number, []) if other != number]
-        if originals and not kept & set(originals) and clean[records[number]["meta"]["skill"]]:
-            out = clean[records[number]["meta"]["skill"]]
+        record = records[number]
+        originals = [other for other in twins.get(number, []) if not _copied(records[other])]
+        out = clean[record["meta"]["skill"]]
+        if _copied(record) and originals and out and not kept & set(originals):
             kept.remove(out.pop(draw.randrange(len(out))))
             kept.add(originals[0])
     return sorted(kept)
+
+
+def _copied(record: Record) -> bool:
+    return str(record["meta"]["fault"]).endswith("_duplicate")
 
 
 def real(place: Path, size: Size, workers: int) -> Study:
