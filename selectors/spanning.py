@@ -33,8 +33,8 @@ class DOptimal:
 
     The order is that of greedy MAP inference of a DPP with L = I + X Xᵀ / ridge, which the selector `dpp` computes from
     a kernel; here a pick costs O(n d + d²) however many were picked, and memory is O(n d). A small `ridge` asks for
-    directions that no chosen row has, a large one for many rows along the strong ones. Rows of unit length alone span
-    the same: the first pick is the one whose length was rounded up most.
+    directions that no chosen row has, a large one for many rows along the strong ones. Rows of unit length span the
+    same as long as they are alone: the first pick is the one whose length was rounded up most.
     """
 
     revision: ClassVar[int] = 1
@@ -59,10 +59,11 @@ class DOptimal:
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is in nats of the log-determinant."""
         from tamis.embeddings import of_pool
+        from tamis.submodular.kernels import on_grid
         from tamis.submodular.selecting import subset_of
 
         rows = of_pool(view, "d-optimal", self.duplicates)
-        objective = self._objective(view, rows.vectors)
+        objective = self._objective(view, on_grid(rows.vectors))  # the numbers that `dpp` sees
         unit = f"log-determinant of the row alone ({self.form})"
         return subset_of(view, budget, objective, rows.places, unit=unit, reasons=rows.reasons)
 
@@ -150,7 +151,7 @@ class Dpp:
         from tamis.submodular.similar import DENSE_ROWS
 
         if self.similarity == "cosine":
-            return Cosine(vectors)
+            return Cosine(vectors, rounded=False)
         if len(vectors) > DENSE_ROWS:
             raise DataError(
                 f"dpp: similarity rbf holds all pairs, for at most {DENSE_ROWS:,} rows, not {len(vectors):,}"

@@ -142,11 +142,13 @@ class Cosine:
     `vectors` (n, d) float of the candidates, `represented_vectors` (m, d) of the represented rows (default: the
     candidates). They are put on a grid of 2⁻²⁴, the resolution of float32 at 1, on which products in float64 have no
     rounding, and cosines on one of 2⁻²⁰, on which their sums have none: the same bits whatever is computed with them,
-    in whatever order of rows, on any number of threads. O(d) a similarity.
+    in whatever order of rows, on any number of threads. `rounded: False` leaves cosines on the grid of products, 2⁻⁴⁸:
+    the kernel is then positive semidefinite to the last bits, for functions that solve with it. O(d) a similarity.
     """
 
     vectors: NDArray[Any]
     represented_vectors: NDArray[Any] | None = None
+    rounded: bool = True
 
     def __post_init__(self) -> None:
         import numpy as np
@@ -175,11 +177,11 @@ class Cosine:
 
     @functools.cached_property
     def _columns(self) -> NDArray[np.float32]:
-        return _on_grid(self.vectors)
+        return on_grid(self.vectors)
 
     @functools.cached_property
     def _rows(self) -> NDArray[np.float32]:
-        return self._columns if self.represented_vectors is None else _on_grid(self.represented_vectors)
+        return self._columns if self.represented_vectors is None else on_grid(self.represented_vectors)
 
     @functools.cached_property
     def lower(self) -> float:
@@ -202,15 +204,17 @@ class Cosine:
 
     def column(self, row: int, /) -> tuple[At, NDArray[np.float64]]:
         """Cosines (m,) of a candidate."""
-        return slice(None), _cosines(self._columns[row : row + 1], self._rows)[0]
+        return slice(None), _cosines(self._columns[row : row + 1], self._rows, self.rounded)[0]
 
     def across(self, place: int, /) -> tuple[At, NDArray[np.float64]]:
         """Cosines (n,) to a represented row."""
-        return slice(None), _cosines(self._rows[place : place + 1], self._columns)[0]
+        return slice(None), _cosines(self._rows[place : place + 1], self._columns, self.rounded)[0]
 
     def summed(self, rows: NDArray[np.int64], worth: Worth, /) -> NDArray[np.float64]:
         """Sums over columns; see `Kernel`. O(b m d)."""
-        return _by_blocks(lambda part: _cosines(self._columns[part], self._rows), rows, self.represented, worth)
+        return _by_blocks(
+            lambda part: _cosines(self._columns[part], self._rows, self.rounded), rows, self.represented, worth
+        )
 
     def totals(self) -> NDArray[np.float64]:
         """(n,) sum of every column: the product with the sum of the represented vectors, O((n + m) d)."""
@@ -388,8 +392,11 @@ def _pieces(counts: NDArray[np.int64]) -> list[slice]:
     return [slice(low, high) for low, high in itertools.pairwise(edges)]
 
 
-def _on_grid(vectors: NDArray[Any]) -> NDArray[np.float32]:
-    """Multiples of 2⁻²⁴. 24 bits a factor, and |x| |y| about 1, leave every partial sum of a product within 53 bits."""
+def on_grid(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Vectors (n, d) of length 1 as multiples of 2⁻²⁴, float32.
+
+    24 bits a factor, and |x| |y| about 1, leave every partial sum of a product within the 53 bits of float64.
+    """
     import numpy as np
 
     grid = np.empty(vectors.shape, np.float32)
@@ -398,14 +405,16 @@ def _on_grid(vectors: NDArray[Any]) -> NDArray[np.float32]:
     return grid
 
 
-def _cosines(one: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(b, m) exact products of vectors on the grid, rounded to multiples of 2⁻²⁰."""
+def _cosines(one: NDArray[np.float32], others: NDArray[np.float32], rounded: bool = True) -> NDArray[np.float64]:
+    """(b, m) exact products of vectors on the grid, rounded to multiples of 2⁻²⁰ or left."""
     import numpy as np
 
     answer = np.empty((len(one), len(others)))
     left = one.astype(np.float64)
     for start in range(0, len(others), _BLOCK):
         np.matmul(left, others[start : start + _BLOCK].astype(np.float64).T, out=answer[:, start : start + _BLOCK])
+    if not rounded:
+        return answer
     np.multiply(answer, _FINEST, out=answer)
     np.rint(answer, out=answer)
     return np.multiply(answer, 1 / _FINEST, out=answer)
