@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CabsDm:
-    """CABS-DM: rows whose concepts are still rare among those chosen (diversity maximisation, Ghosh et al., 2025).
+    """CABS-DM: rows whose concepts are still rare among those chosen (Ghosh et al., 2025).
 
-    Of a budget of b rows, every concept c has a target t, b divided by the number of concepts (at least 1, at most the
-    cap; scaled down where targets add up to more than b), and a hard cap. With n rows of c chosen, and F in the pool, a
-    row is worth the mean over its concepts of (t - n) / t + 1 / F below the target, and of `over` from the target on
-    (-0.5 in the released code, 0 in the paper); a row with a concept at its cap is out. The best is taken, ties to the
-    lower place; when every row left is out, or has no concept, the rest is drawn at random by `seed` and key. `cap`:
-    the released 10 starves budgets above ten rows a concept; without one it is twice the even share of a concept, at
-    least 10. A budget in tokens counts as the rows of mean length that it buys.
+    Of a budget of b rows, every concept has a target t, b divided by the number of concepts (at least 1, at most the
+    cap; scaled down where targets add up to more than b), and a hard cap. With n rows of a concept chosen, and F in the
+    pool, a row is worth the mean over its concepts of (t - n) / t + 1 / F below the target, and of `over` from the
+    target on (-0.5 in the released code, 0 in the paper); a row with a concept at its cap is out. The best is taken,
+    ties to the lower place; when every row left is out, or has no concept, the rest is drawn at random by `seed` and
+    key. `cap`: the released 10 starves budgets above ten rows a concept; without one it is twice the even share of a
+    concept, at least 10. A budget in tokens counts as the rows of mean length that it buys.
 
     `concepts`: `meta.NAME` (a list, or words with commas between), source, kind or file; else `clusters`: k-means of
     the embeddings at three `sizes` (a quarter of, once and four times √n), no tags of a model. Then each size has
     targets of its own, for a row has one cluster in each. The paper draws training batches of images so; here the pool
     is the one super-batch.
 
-    Worth never grows, and rows of equal concepts are one entry of a lazy heap: O(n + g log g + e (L + log g)) for g
-    different sets of L concepts and e entries looked at, at most g times the largest target; memory O(n L).
+    Worth never grows, and rows of equal concepts are one entry of a lazy heap: O(n L + e (L + log g)) for g different
+    sets of L concepts and e entries looked at, one a pick and at most g L (t + 1) that had fallen; memory O(n L).
     """
 
     revision: ClassVar[int] = 1

@@ -26,7 +26,7 @@ _DIGITS = 9  # of a mean of cosines: beyond, it hangs on the order of rows
 
 @dataclass(frozen=True, kw_only=True)
 class FedDca:
-    """FedDCA: one centre of every client's data, chosen to cover the pool, draws its nearest rows (2409.20135).
+    """FedDCA: a centre of each client's data, taken to cover the pool, draws near rows (2409.20135).
 
     Every client has `centres` by spherical k-means over its embeddings (pooled hidden states of `tokens`). A server
     takes one after another the centre that raises the coverage of the pool most, mean over rows of the largest cosine

@@ -22,7 +22,7 @@ _DIGITS = 5  # of a distance in nats: beyond, float32 hangs on the order of rows
 
 @dataclass(frozen=True, kw_only=True)
 class S2l:
-    """S2L: rows that are learnt alike share a cluster, and clusters share the budget (Yang et al., 2024, 2403.07384).
+    """S2L: rows learnt alike share a cluster, and clusters share the budget (Yang et al., 2403.07384).
 
     A row's trajectory is its mean loss at the checkpoints of a warm-up (pass `trajectories`), best that of a small
     model of the same family. Trajectories of each group `by` (source, kind, file, meta.NAME, clusters:K or a column;
