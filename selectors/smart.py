@@ -37,10 +37,11 @@ class Smart:
     facility location over cosines, tasks side by side in as many threads as there are workers.
 
     Embeddings are pooled hidden states of whole rows; the paper's are GTE embeddings of prompts alone. Its code gives
-    what rounding leaves over to the first tasks and moves what a small task cannot use row by row; here budgets are
-    filled like water, by largest remainder, and do not depend on the order of tasks. Rows of tasks that were not kept
-    are taken only once the kept ones are full. With a budget of tokens, what is left over goes to the tasks in their
-    order. For other selectors inside the tasks, use them with the mixer `smart`.
+    what rounding leaves over to the first tasks, moves what a small task cannot use row by row, and divides tasks again
+    by template; here budgets are filled like water, by largest remainder, and do not depend on the order of tasks.
+
+    Rows of tasks that were not kept are taken only once the kept ones are full. With a budget of tokens, what is left
+    over goes to the tasks in their order. For other selectors inside the tasks, use them with the mixer `smart`.
 
     A task of more than 4,096 rows is seen through a k-NN graph (`neighbours` of each row, itself counted). Time O(n d)
     for the tasks, then O(m² d) for a task of m rows, less with a graph.

@@ -156,14 +156,14 @@ FILES = (
 
 
 @pytest.fixture(scope="module")
-def real_view(real_data: Path, real_models: Path, tmp_path_factory: pytest.TempPathFactory) -> PoolView:
-    """More than 20,000 rows of thirteen sources, pooled hidden states of a small real model."""
+def real_view(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> PoolView:
+    """More than 20,000 rows of thirteen sources; pooled hidden states of their first 48 tokens by the shipped model."""
     from tamis.ingest import ingest
     from tamis.models import ModelRef
     from tamis.stages.measure import measure, view_of
     from tamis.stages.workspace import Workspace
 
-    ref = ModelRef(name=str(real_models / "base-4m"), dtype="float32", max_tokens=64)
+    ref = ModelRef(name="tamis:tiny-lm", dtype="float32", max_tokens=48)
     work = Workspace(tmp_path_factory.mktemp("work"), Machine(), ref)
     pool: Pool = ingest([str(real_data / "pool" / f"{name}.jsonl.gz") for name in FILES], work.store)
     passes = {
