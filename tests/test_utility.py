@@ -171,7 +171,7 @@ def test_the_target_asks_and_existing_data_is_shown(ref: ModelRef, tmp_path: Pat
 
 
 def test_rows_that_do_not_fit_have_a_reason_and_no_pair(ref: ModelRef, tmp_path: Path) -> None:
-    rows = [*ROWS[:5], tiny.make_row(tiny.chat("add " * 100, "and a response that is cut off")), tiny.make_row(())]
+    rows = [*ROWS[:5], tiny.make_row(tiny.chat("add seven", "eleven " * 100)), tiny.make_row(())]
     rows[6] = dataclasses.replace(rows[6], kind="prompt", messages=tiny.chat("which river?"))
     found = measured(Utility(model=dataclasses.replace(ref, max_tokens=90), candidates="all"), rows, tmp_path)
     assert found["reason"].tolist() == [0, 0, 0, 0, 0, Reason.CUT, Reason.NEEDS_ANSWER]

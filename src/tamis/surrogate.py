@@ -66,7 +66,9 @@ def fit(vectors: NDArray[np.float32], found: Found, seed: int, held_out: float =
     apart, rest = order[: max(1, round(held_out * count))], order[max(1, round(held_out * count)) :]
     pairs = np.concatenate([vectors[found.rows], vectors[found.columns]], axis=1)
     mean, spread = float(found.values[rest].mean()), max(float(found.values[rest].std()), 1e-12)
-    model: Any = MLPRegressor((HIDDEN,), alpha=1e-3, random_state=seed, early_stopping=True, max_iter=200)
+    model: Any = MLPRegressor(
+        hidden_layer_sizes=(HIDDEN,), alpha=1e-3, random_state=seed, early_stopping=True, max_iter=200
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(pairs[rest], (found.values[rest] - mean) / spread)

@@ -85,9 +85,10 @@ def utilities(view: PoolView, distance: Distance, other: Other | None, who: str)
     inside = _within(places, len(view), _Side(keys, np.arange(len(view)), bare), rows, pair, worth)
     found = None
     if other == "target":
+        rows, pair, worth = _pairs(view, "target_", name, who)
         there = next(view.shards())["utility"]
         theirs = _Side(there["target_key"], np.arange(len(there["target_key"])), there[f"target_bare_{name}"])
-        found = _queried(places, len(view), theirs, *_pairs(view, "target_", name, who))
+        found = _queried(places, len(view), theirs, rows, pair, worth)
     elif other == "shown":
         rows, pair, worth = _pairs(view, "shown_", name, who)
         number = _numbers(places, len(view))[rows]
