@@ -32,7 +32,7 @@ class SubmodularMixture:
 
     Maximises Σ_p weight_p f_p(S) / max_j f_p({j}), so that a weight of 1 makes the best single row of a part worth 1.
     The parts, over cosines of pooled hidden states, with the settings that the selectors of their names have by
-    default: `facility_location`, `graph_cut` (lam 0.4), `saturated_coverage` (alpha 0.25), `d_optimal` (ridge 0.1),
+    default: `facility_location`, `graph_cut` (lam 0.4), `saturated_coverage` (alpha 0.1), `d_optimal` (ridge 0.1),
     `disparity_sum`; `target`, the mean cosine to the rows of the target; and `quality`, the column `by` brought to
     [0, 1] by its least and greatest value (`high: false` turns it round; rows without a value are never picked).
     Weights are at least 0, and one is above. With `disparity_sum` the sum is not submodular, greedy looks at all gains
@@ -131,7 +131,7 @@ class SubmodularMixture:
         return {
             "facility_location": lambda: facility_location.FacilityLocation(kernel()),
             "graph_cut": lambda: graph_cut.GraphCut(free, 0.4),
-            "saturated_coverage": lambda: coverage.SaturatedCoverage(kernel(), 0.25),
+            "saturated_coverage": lambda: coverage.SaturatedCoverage(kernel(), 0.1),
             "d_optimal": lambda: log_determinant.DOptimal(vectors, 0.1),
             "disparity_sum": lambda: disparity.DisparitySum(free),
             "target": to_target,

@@ -155,8 +155,9 @@ class SaturatedCoverage:
     """Saturated coverage: every row gets enough similarity from the chosen ones (Lin and Bilmes, 2011).
 
     Maximises Σ_i min(Σ_{j in S} s_ij, alpha Σ_{j in V} s_ij) over cosines of pooled hidden states, those below 0
-    counting 0: a row is covered once S gives it the share `alpha`, in (0, 1], of what the whole pool would. With an
-    alpha below the share of the budget all rows are soon covered, and the rest of the picks gain nothing.
+    counting 0: a row is covered once S gives it the share `alpha`, in (0, 1], of what the whole pool would. Set it near
+    the share of the budget: far above it no row is ever covered, and the most central rows are taken; far below, all
+    are covered soon, and the rest of the picks gain nothing.
 
     `kernel`, `neighbours`, `maximiser`, `epsilon`, `seed` and `duplicates` are those of `facility-location`; a gain
     costs O(n), or O(neighbours) over a k-NN graph.
@@ -165,7 +166,7 @@ class SaturatedCoverage:
     revision: ClassVar[int] = 1
     nested: ClassVar[bool] = True
 
-    alpha: float = 0.25
+    alpha: float = 0.1
     kernel: Held = "auto"
     neighbours: int = 64
     maximiser: Method = "lazy"

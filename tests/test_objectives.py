@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tamis.errors import DataError, RecipeError
 from tamis.submodular import facility_location as fl
-from tamis.submodular import kernels, log_determinant
+from tamis.submodular import kernels, knn_graph, log_determinant
 from tamis.submodular.coverage import FeatureBased, SaturatedCoverage, SetCover
 from tamis.submodular.disparity import DisparityMin, DisparitySum
 from tamis.submodular.graph_cut import GraphCut, gcmi
@@ -297,8 +297,12 @@ def test_a_kernel_is_the_same_however_it_is_held(world: tuple[int, int]) -> None
         for row in (0, world[0] - 1):
             assert one.column(row)[1] == pytest.approx(free.column(row)[1], abs=1e-7)
             assert one.across(row)[1] == pytest.approx(free.across(row)[1], abs=1e-7)
-    orders = [walked(fl.FacilityLocation(kernel), min(8, world[0])) for kernel in (held, whole)]
+    found = knn_graph.build(rows, world[0], recall_sample=0)  # every positive cosine
+    graph = Sparse(found.indptr, found.indices, found.values, world[0])
+    orders = [walked(fl.FacilityLocation(kernel), min(8, world[0])) for kernel in (held, whole, graph)]
+    wanted, distinct = greedy(lambda s: float(best(np.asarray(held.matrix), s).sum()), world[0], min(8, world[0]))
     assert orders[0] == orders[1]
+    assert not distinct or orders[2] == wanted == orders[0]
     assert nearest(rows, rows[:3]) == pytest.approx(held.matrix[:3].max(axis=0), abs=1e-6)
 
 
