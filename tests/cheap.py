@@ -288,7 +288,9 @@ def numbers_view(
     signals = {name: {key: array[source] for key, array in arrays.items()} for name, arrays in whole.items()}
     rows = made if twins else [made[place] for place in source]
     signals["utility"] = synthetic.utility([row.key for row in rows], source)
-    signals["gradients"] = synthetic.gradients(np.random.default_rng(7).normal(size=(count, 6))[source])
+    signals["gradients"] = synthetic.gradients(
+        np.random.default_rng(7).normal(size=(count, 6)).astype(np.float32)[source]
+    )
     target = synthetic.view(
         folder / "target",
         worded(synthetic.rows(5, seed=1), np.arange(5) + 1000),

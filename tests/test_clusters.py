@@ -14,7 +14,7 @@ def blobs(groups: int, rows: int, dimension: int = 16, seed: int = 0) -> NDArray
     random = np.random.default_rng(seed)
     middles = random.normal(size=(groups, dimension))
     points = np.repeat(middles, rows, axis=0) + 0.05 * random.normal(size=(groups * rows, dimension))
-    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), np.float32)
 
 
 def test_rows_go_to_their_nearest_centre_and_no_cluster_is_empty() -> None:

@@ -36,7 +36,7 @@ def select(name: str, view: PoolView, budget: str | int, **fields: Any) -> Subse
 
 def unit(count: int, dimension: int, seed: int) -> Vectors:
     drawn = np.random.default_rng(seed).normal(size=(count, dimension))
-    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True), np.float32)
 
 
 def view_of(folder: Path, vectors: Vectors, refused: float = 0.1, **columns: NDArray[np.float64]) -> PoolView:
@@ -192,7 +192,8 @@ def shared(sizes: list[int], budget: int, weights: list[float] | None = None) ->
     made = by_shares(groups, order, None if weights is None else np.array(weights))
     for group in range(len(sizes)):  # each keeps its own order
         assert [row for row in made if groups[row] == group] == [row for row in order if groups[row] == group]
-    return np.bincount(groups[made[:budget]], minlength=len(sizes)).tolist()
+    parts: list[int] = np.bincount(groups[made[:budget]], minlength=len(sizes)).tolist()
+    return parts
 
 
 def test_ccs_goldens_14_and_29() -> None:

@@ -69,6 +69,7 @@ def _lloyd(vectors: NDArray[np.float32], count: int, seed: int, spherical: bool)
         )
         means.cp.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
         means.train(vectors)
+        assert means.centroids is not None
         _, nearest = means.index.search(vectors, 1)
     finally:
         faiss.omp_set_num_threads(threads)

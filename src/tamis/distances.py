@@ -27,7 +27,7 @@ def squared(
     import numpy as np
 
     both = lengths + np.float32(centre @ centre)
-    found = (both - 2 * np.einsum("nd,d->n", vectors, centre)).astype(np.float64)
+    found: NDArray[np.float64] = (both - 2 * np.einsum("nd,d->n", vectors, centre)).astype(np.float64)
     found[found < _SAME * both] = 0
     return found
 
