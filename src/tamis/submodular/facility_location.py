@@ -54,15 +54,8 @@ class FacilityLocation:
 
         kernel = self.kernel
         if isinstance(kernel, Sparse):
-            found = loops.lazy_facility(
-                kernel.indptr,
-                kernel.indices,
-                kernel.values,
-                kernel.represented,
-                len(kernel),
-                rows,
-                self.floor,
-                self.ceiling,
+            found = loops.lazy_facility_by_column(
+                *kernel.by_candidate, kernel.represented, rows, self.floor, self.ceiling
             )
         elif isinstance(kernel, Dense):
             found = loops.lazy_facility_dense(kernel.by_candidate, rows, self.floor, self.ceiling)

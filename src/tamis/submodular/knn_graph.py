@@ -9,6 +9,7 @@ Cosines are rounded to multiples of 2^-20, on which sums in float64 are exact. N
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,12 +86,34 @@ def build(
     with workers(threads) as pool:
         search = {"flat": _flat, "grouped": _grouped, "ivf": _indexed("ivf"), "hnsw": _indexed("hnsw")}[chosen]
         (values, places), detail = search(vectors, k, seed, pool, np.sort(draw[::-1][:_TRIAL]))
-        sample = np.sort(draw[: max(0, recall_sample)]) if k > 1 else draw[:0]
-        recall = _recall(vectors, sample, (values, places), k, pool) if len(sample) else None
-    return _compressed(values, places, chosen, recall, len(sample), detail)
+    graph = _compressed(values, places, chosen, detail)
+    if k == 1 or recall_sample < 1:
+        return graph
+    recall = recall_of(vectors, graph, recall_sample, seed, threads)
+    return dataclasses.replace(graph, recall=recall, sample=min(count, recall_sample))
 
 
-def _compressed(values: Any, places: Any, how: Any, recall: float | None, sample: int, detail: str) -> Graph:
+def recall_of(vectors: NDArray[Any], graph: Graph, sample: int, seed: int = 0, threads: int = 1) -> float:
+    """Share of the exact nearest that a graph holds, over `sample` rows drawn; the row itself is not counted.
+
+    A row as near as the last of the exact ones is as good as that. O(sample n d).
+    """
+    import numpy as np
+
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:sample])
+    most = int(np.diff(graph.indptr).max())
+    with workers(threads) as pool:
+        exact, _ = _all_pairs(vectors, drawn, most, pool)
+    hits = total = 0
+    for row, nearest in zip(drawn.tolist(), exact[:, 1:], strict=True):
+        wanted = int((nearest > 0).sum())
+        found = graph.values[graph.indptr[row] + 1 : graph.indptr[row + 1]]
+        hits += min(wanted, int((found >= nearest[wanted - 1] - 2e-6).sum())) if wanted else 0
+        total += wanted
+    return hits / max(1, total)
+
+
+def _compressed(values: Any, places: Any, how: Any, detail: str) -> Graph:
     import numpy as np
 
     from tamis.submodular.knn_loops import compact
@@ -98,7 +121,7 @@ def _compressed(values: Any, places: Any, how: Any, recall: float | None, sample
     indptr = np.zeros(len(values) + 1, np.int64)
     compact(values, places, indptr)
     used = int(indptr[-1])
-    return Graph(indptr, places.reshape(-1)[:used], values.reshape(-1)[:used], how, recall, sample, detail)
+    return Graph(indptr, places.reshape(-1)[:used], values.reshape(-1)[:used], how, None, 0, detail)
 
 
 def _empty(own: NDArray[np.int32], k: int) -> Found:
@@ -158,6 +181,8 @@ def _grouped(
     lists = make_lists(vectors, seed, pool)
     list_of = lists.own()
     looked, depth = _reach(lists, list_of, trial, _all_pairs(vectors, trial, k, pool)[1])
+    if 2 * depth > len(lists):
+        return _flat(vectors, k, seed, pool, trial)[0], f"{depth} of {len(lists)} lists needed, so all pairs"
     found = _empty(np.arange(len(vectors), dtype=np.int32), k)
 
     def search(block: slice) -> None:
@@ -226,14 +251,3 @@ def _indexed(kind: Literal["ivf", "hnsw"]) -> Callable[..., tuple[Found, str]]:
         return found, ""
 
     return search
-
-
-def _recall(vectors: NDArray[Any], sample: NDArray[np.int64], found: Found, k: int, pool: ThreadPoolExecutor) -> float:
-    """Share of the exact nearest of `sample` that were found; a row as near as the last of them is as good."""
-    import numpy as np
-
-    exact, _ = _all_pairs(vectors, sample, k, pool)
-    wanted = (exact[:, 1:] > 0).sum(axis=1)
-    last = np.where(wanted > 0, exact[np.arange(len(exact)), wanted], 1)
-    hits = (found[0][sample][:, 1:] >= last[:, None] - 2e-6).sum(axis=1)
-    return float(np.minimum(hits, wanted).sum() / max(1, wanted.sum()))

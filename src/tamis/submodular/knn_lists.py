@@ -53,7 +53,7 @@ class Lists:
     def nearest(self, rows: NDArray[np.float32], own: NDArray[np.int32], looked: int, depth: int) -> NDArray[np.int32]:
         """(q, depth) lists whose centres have the greatest cosine to rows (q, d), after the list `own` of each.
 
-        Those of the `looked` nearest cells; where fewer have a positive cosine, the rest is -1.
+        Those of the `looked` nearest cells; where they have fewer, the rest is -1.
         """
         import numpy as np
 
@@ -70,7 +70,8 @@ class Lists:
             part = slice(int(self.cells[cell]), int(self.cells[cell + 1]))
             if len(here):
                 numbers = np.arange(part.start, part.stop, dtype=np.int32)
-                keep_nearest(rows[here] @ self.centres[part].T, numbers, own[here], here, values, places)
+                products = rows[here] @ self.centres[part].T  # in (0, 1], so that none is left out as not above 0
+                keep_nearest(0.5 + 0.49 * products, numbers, own[here], here, values, places)
         return places
 
 

@@ -71,9 +71,23 @@ def lazy_facility(
     similarities above it count as it. The picks are those of naive greedy; ties go to the lower candidate.
     Source: Minoux (1978), Accelerated greedy algorithms. Memory: the transposed kernel; time: that of the columns read.
     """
+    by_column = transpose(indptr, indices, values, candidates)
+    return lazy_facility_by_column(*by_column, represented, rows, floor, ceiling)
+
+
+def lazy_facility_by_column(
+    starts: Whole,
+    owners: Short,
+    turned: Similarities,
+    represented: int,
+    rows: int,
+    floor: Double | None = None,
+    ceiling: Double | None = None,
+) -> tuple[Whole, Double, int]:
+    """`lazy_facility` over compressed columns, as `transpose` gives them."""
     import numpy as np
 
-    starts, owners, turned = transpose(indptr, indices, values, candidates)
+    candidates = len(starts) - 1
     if ceiling is not None:
         turned = np.minimum(turned, ceiling[owners])
     best = np.zeros(represented) if floor is None else floor.astype(np.float64)
