@@ -71,9 +71,12 @@ class Mig:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is what the row was picked on."""
+        import dataclasses
+
         import numpy as np
 
-        from tamis.submodular.selecting import subset_of
+        from tamis.submodular.information import judged
+        from tamis.submodular.selecting import limit_of, quality, subset_of
 
         found = of_view(
             view,
@@ -90,7 +93,13 @@ class Mig:
         reasons[found.places[~np.isfinite(qualities)]] = Reason.NOT_MEASURED
         gifts = self._gifts(found, qualities, able)
         unit = "information" if self.exact else "slope"
-        return subset_of(view, budget, gifts, found.places[able], unit=unit, reasons=reasons)
+        subset = subset_of(view, budget, gifts, found.places[able], unit=unit, reasons=reasons)
+        if self.exact:
+            return subset
+        # slopes bound what may still be gained, but true gains bound it far closer
+        limit = limit_of(view, budget, found.places[able])
+        order = np.searchsorted(found.places[able], subset.positions)
+        return dataclasses.replace(subset, notes=(quality(judged(gifts, order, limit)), *subset.notes[1:]))
 
     def _qualities(self, view: PoolView, found: Conceived) -> NDArray[np.float64]:
         """(m,) qualities of the candidates, NaN where a row has none."""

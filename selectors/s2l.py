@@ -26,7 +26,7 @@ class S2l:
 
     A row's trajectory is its mean loss at the checkpoints of a warm-up (pass `trajectories`), best that of a small
     model of the same family. Trajectories of each group `by` (source, kind, file, meta.NAME, clusters:K or a column;
-    none: the whole pool) fall into `clusters` by k-means (Euclidean; 100 in the paper). Groups share the budget
+    null: the whole pool) fall into `clusters` by k-means (Euclidean; 100 in the paper). Groups share the budget
     equally, and their clusters what they get; what small ones cannot use goes to the others, and odd rows to the
     larger. Inside a cluster rows are drawn at random by `seed` and key. The released code puts clusters of one or two
     rows last and lets a loss of NaN be 0; here they share like others, and a row without a trajectory is not drawn.

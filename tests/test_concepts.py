@@ -19,7 +19,7 @@ from tamis.balance import Balance, Goals, goals_of
 from tamis.concepts import Concepts, of_tags
 from tamis.errors import DataError, RecipeError
 from tamis.selectors.feddca import covering_centres
-from tamis.submodular.information import Gifts, gifts_of, graph_of
+from tamis.submodular.information import Gifts, gifts_of, graph_of, judged
 from tamis.submodular.maximise import Limit, Maximiser, maximise
 from tamis.submodular.objective import value_of
 from tamis.values import Budget, Machine, Subset
@@ -160,6 +160,9 @@ def test_mig_equals_the_released_loop_and_its_bound_holds(seed: int, exact: bool
     picks = maximise(made, Limit(rows=3))
     best = max(value_of(made, np.array(some)) for some in itertools.combinations(range(9), 3))
     assert picks.bound is not None and picks.bound >= best - 1e-9
+    close = judged(made, picks.order, Limit(rows=3))
+    assert close.value == pytest.approx(picks.value) and close.bound is not None and best - 1e-9 <= close.bound
+    assert close.gains.sum() == pytest.approx(picks.value)
     assert not exact or picks.value >= (1 - 1 / np.e) * best
 
 

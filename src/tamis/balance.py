@@ -130,5 +130,5 @@ def said_of(concepts: Concepts, goals: Goals, rows: NDArray[np.int64], best: int
     said = (f"{int((counts >= within).sum())} of {len(counts)} concepts have as many rows as they should",)
     if len(rows) <= best:
         return said
-    why = "no row was left that has a concept, and none at its cap"
+    why = "every row left had a concept at its cap, or no concept"
     return (*said, f"{len(rows) - best} of {len(rows)} rows were drawn at random: {why}")

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tamis.concepts import Concepts
+    from tamis.submodular.maximise import Limit
+    from tamis.submodular.objective import Picks
 
 SMALL = 1e-6  # a of φ(x) = (x + a)^b, so that its slope at 0 is finite
 _DIGITS = 6  # of a cosine: beyond, it hangs on float32
@@ -158,3 +160,24 @@ class Information:
     def _phi(self, got: NDArray[np.float64]) -> NDArray[np.float64]:
         worth: NDArray[np.float64] = (got + SMALL) ** self.gifts.power
         return worth
+
+
+def judged(gifts: Gifts, order: NDArray[np.int64], limit: Limit) -> Picks:
+    """Picks (k,) made by slopes as their true gains judge them, with a bound on what is possible within `limit`."""
+    import dataclasses
+
+    import numpy as np
+
+    from tamis.submodular.bounds import most_of
+    from tamis.submodular.objective import Picks
+
+    state = dataclasses.replace(gifts, exact=True).begin()
+    worth = [0.0]
+    for row in order.tolist():
+        state.add(row)
+        worth.append(state.value)
+    rest = np.setdiff1d(np.arange(len(gifts)), order)
+    cost = np.ones(len(gifts), np.int64) if limit.cost is None else limit.cost
+    gains = [state.gains(rest[start : start + _ROWS]) for start in range(0, len(rest), _ROWS)]
+    more, _ = most_of(np.concatenate([np.zeros(0), *gains]), cost[rest], limit.most)
+    return Picks(order, np.diff(worth), state.value, state.value + more, len(rest), nested=limit.rows is not None)
