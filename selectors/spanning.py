@@ -54,7 +54,7 @@ class DOptimal:
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of the pool, of target or existing data where the form asks, and the lengths of rows."""
-        return needs_of({"cover": None, "mutual": "target", "conditional": "existing"}[self.form])  # type: ignore[arg-type]
+        return needs_of({"cover": None, "mutual": "target", "conditional": "existing"}[self.form])
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is in nats of the log-determinant."""

@@ -330,14 +330,12 @@ def test_equal_rows_have_equal_gains_to_the_last_bit_and_the_first_is_taken() ->
 
 
 def test_facility_location_of_the_worked_example() -> None:
-    # rows on a line: 0 and 1 side by side, 2 by itself
-    matrix = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.2], [0.0, 0.2, 1.0]])
-    objective = fl.FacilityLocation(Dense(matrix))
-    state = objective.begin()
-    assert state.gains(np.arange(3)).tolist() == pytest.approx([1.9, 2.1, 1.2])
-    state.add(1)
-    assert state.gains(np.array([0, 2])).tolist() == pytest.approx([0.1, 0.8])
-    assert walked(objective, 3) == [1, 2, 0]
+    """Golden value 22: five represented rows, four candidates."""
+    matrix = np.array([[1, 0.9, 0.1, 0], [0.9, 1, 0.2, 0.1], [0.1, 0.2, 1, 0.3], [0, 0.1, 0.3, 1], [0.8, 0.7, 0.1, 0]])
+    picks = maximise(fl.FacilityLocation(Dense(matrix)), Limit(rows=3))
+    assert picks.order.tolist() == [1, 2, 3]
+    assert picks.gains == pytest.approx([2.9, 1.0, 0.7])
+    assert picks.value / 5 == pytest.approx(0.92)
 
 
 def test_d_optimal_design_and_dpp_give_one_order() -> None:
@@ -348,7 +346,8 @@ def test_d_optimal_design_and_dpp_give_one_order() -> None:
     one, two = (maximise(made, Limit(rows=20)) for made in (DOptimal(rows, 0.5), LogDeterminant(symmetric, 0.5)))
     assert one.order.tolist() == two.order.tolist()
     assert one.gains == pytest.approx(two.gains)
-    inverse, plain = np.eye(6) / 0.5, list[int]()
+    inverse: Array = np.eye(6) / 0.5
+    plain: list[int] = []
     for _ in range(20):
         leverage = np.einsum("ij,jk,ik->i", rows, inverse, rows)
         leverage[plain] = -1

@@ -56,7 +56,7 @@ class _Leverage:
         self._inverse = np.eye(vectors.shape[1]) / ridge
         parts = [vectors[start : start + _BLOCK].astype(np.float64) for start in range(0, len(vectors), _BLOCK)]
         self._leverage = np.concatenate([np.zeros(0), *[(part * part).sum(axis=1) / ridge for part in parts]])
-        self._gains = np.log1p(self._leverage)
+        self._gains: NDArray[np.float64] = np.log1p(self._leverage)
         self.value = 0.0
 
     def gains(self, rows: NDArray[np.int64], /) -> NDArray[np.float64]:
