@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Badge:
-    """BADGE: k-means++ over gradients, so that rows are picked for size and for difference (Ash et al., 2020).
+    """BADGE: rows of large and different gradients, drawn as k-means++ seeds are (Ash et al., 2020).
 
     The row of the longest gradient comes first; each next row is drawn with a probability in proportion to its squared
     distance to the nearest row picked so far (rows chosen before, `existing`, count as picked). Draws are functions of
