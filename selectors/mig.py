@@ -96,7 +96,7 @@ class Mig:
         subset = subset_of(view, budget, gifts, found.places[able], unit=unit, reasons=reasons)
         if self.exact:
             return subset
-        # slopes bound what may still be gained, but true gains bound it far closer
+        # slopes bound what may still be gained too, but true gains bound it closer
         limit = limit_of(view, budget, found.places[able])
         order = np.searchsorted(found.places[able], subset.positions)
         return dataclasses.replace(subset, notes=(quality(judged(gifts, order, limit)), *subset.notes[1:]))

@@ -20,7 +20,7 @@ from tamis.concepts import Concepts, of_tags
 from tamis.errors import DataError, RecipeError
 from tamis.selectors.feddca import covering_centres
 from tamis.submodular.information import Gifts, gifts_of, graph_of, judged
-from tamis.submodular.maximise import Limit, Maximiser, maximise
+from tamis.submodular.maximise import Limit, Maximiser, Method, maximise
 from tamis.submodular.objective import value_of
 from tamis.values import Budget, Machine, Subset
 from tamis.views import PoolView
@@ -55,7 +55,8 @@ def bundles(count: int, width: float = 0.05) -> NDArray[np.float32]:
     """Unit vectors near three axes in turn."""
     noise = np.random.default_rng(4).normal(size=(count, 4)) * width
     made = np.eye(4)[np.arange(count) % 3] + noise
-    return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+    unit: NDArray[np.float32] = (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 # concepts
@@ -140,7 +141,8 @@ def test_mig_equals_the_released_loop_and_its_bound_holds(seed: int, exact: bool
     def phi(got: NDArray[np.float64]) -> NDArray[np.float64]:
         return (got + 1e-6) ** 0.8
 
-    got, order = np.zeros(len(found.names)), []
+    got = np.zeros(len(found.names))
+    order: list[int] = []
     for _ in range(9):
         worth = given_to @ (0.8 * (got + 1e-6) ** -0.2)
         if exact:
@@ -148,8 +150,9 @@ def test_mig_equals_the_released_loop_and_its_bound_holds(seed: int, exact: bool
         worth[order] = -np.inf
         order.append(int(np.argmax(np.round(worth, 6))))
         got += given_to[order[-1]]
-    for how in ("lazy", "naive"):
-        picks = maximise(made, Limit(rows=9), Maximiser(method=how))  # type: ignore[arg-type]
+    ways: tuple[Method, ...] = ("lazy", "naive")
+    for how in ways:
+        picks = maximise(made, Limit(rows=9), Maximiser(method=how))
         worths = [value_of(made, picks.order[:count]) for count in range(10)]
         assert picks.order.tolist() == order
         assert picks.value == pytest.approx(worths[-1])
