@@ -28,7 +28,7 @@ PREFIXES = ("naive", "lazy")  # maximisers of which a smaller row budget is the 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmodularMixture:
-    """Mixture of submodular functions: coverage, difference and quality, weighed (Lin and Bilmes, UAI 2012).
+    """Mixture of submodular functions: coverage, difference, quality (Lin and Bilmes, UAI 2012).
 
     Maximises Σ_p weight_p f_p(S) / max_j f_p({j}), so that a weight of 1 makes the best single row of a part worth 1.
     The parts, over cosines of pooled hidden states, with the settings that the selectors of their names have by

@@ -81,7 +81,7 @@ class DOptimal:
 
 @dataclass(frozen=True, kw_only=True)
 class Dpp:
-    """DPP: the likely set of a determinantal point process, good rows that differ (Chen et al., NeurIPS 2018).
+    """DPP: good rows that differ, by a determinantal point process (Chen et al., NeurIPS 2018).
 
     Greedy MAP inference by Cholesky increments over L_ij = q_i s_ij q_j + ridge [i = j]: the gain of a row is
     log(1 + pivot / ridge). `similarity`: `cosine` of pooled hidden states, or `rbf`, exp((cosine - 1) / width²), whose
