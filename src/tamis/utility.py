@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tamis.ragged import Ragged
     from tamis.values import Machine
 
-BLOCK = 1024  # positions whose logits are held at once
+LOGITS = 1 << 21  # logits held at once: 8 MiB in float32, which a processor's cache may hold
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def measure_pairs(forward: Forward, what: Pairs, on: Machine) -> Measured:
     for batch in batches(np.maximum(before[used], 1), on.tokens_per_batch):
         for run in with_halving(read, used[batch]):
             mine = np.flatnonzero(fits & np.isin(what.pairs[:, 0], run.numbers))
-            for queries in batches(whole[mine], on.tokens_per_batch):
+            longest = int(before[run.numbers].max())  # what prefixes are padded to
+            for queries in batches(longest + what.queries.lengths[what.pairs[mine, 1]], on.tokens_per_batch):
                 for places, nll in with_halving(run.follow, mine[queries]):
                     _reduce(found, what, places, nll)
     return found
@@ -140,21 +141,26 @@ class _Prefixes:
         what, pairs = self.what, self.what.pairs[places]
         order = np.argsort(self.numbers)  # numbers stand in the order of length
         owners = order[np.searchsorted(self.numbers[order], pairs[:, 0])]
-        sequences = [what.queries[query] for query in pairs[:, 1]]
+        scored = [np.flatnonzero(what.scored[query]) for query in pairs[:, 1]]
+        asked = [what.queries[query] for query in pairs[:, 1]]
+        # the last scored token and what follows it predict nothing
+        sequences = [ids[: places[-1]] for ids, places in zip(asked, scored, strict=True)]
         offset = np.zeros(len(pairs), np.int64)
         if self.kept is None:
             fronts = [what.prefixes[number] for number in pairs[:, 0]]
             offset = np.array([len(front) for front in fronts], np.int64)
             sequences = [np.concatenate([a, b]) for a, b in zip(fronts, sequences, strict=True)]
         padded, mask = pad(sequences, 0)
-        rows = np.repeat(np.arange(len(pairs)), [int(what.scored[query].sum()) for query in pairs[:, 1]])
-        columns = np.concatenate([np.flatnonzero(what.scored[query]) for query in pairs[:, 1]]) + offset[rows]
-        ids, real, at, owner = (
-            torch.from_numpy(array).to(self.device) for array in (padded, mask, np.stack([rows, columns]), owners)
+        rows = np.repeat(np.arange(len(pairs)), [len(places) for places in scored])
+        columns = np.concatenate(scored) + offset[rows]
+        wanted = np.concatenate([ids[places] for ids, places in zip(asked, scored, strict=True)]).astype(np.int64)
+        ids, real, at, gold, owner = (
+            torch.from_numpy(array).to(self.device)
+            for array in (padded, mask, np.stack([rows, columns - 1]), wanted, owners)
         )
         with torch.inference_mode():
             states = self._states(ids, real, owner)
-            nll = _gold(self.forward, states, at[0], at[1] - 1, ids[at[0], at[1]])
+            nll = _gold(self.forward, states, at[0], at[1], gold)
         return places, nll.cpu().numpy()
 
     def _states(self, ids: torch.Tensor, real: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
@@ -188,8 +194,9 @@ def _gold(
     import torch
 
     nll = torch.empty(len(gold), dtype=torch.float32, device=gold.device)
-    for start in range(0, len(gold), BLOCK):
-        part = slice(start, start + BLOCK)
+    size = max(64, LOGITS // int(forward.model.config.get_text_config().vocab_size))
+    for start in range(0, len(gold), size):
+        part = slice(start, start + size)
         chosen = states[rows[part], columns[part]]
         logits = chosen.float() if forward.whole else forward.logits(chosen)
         nll[part] = logits.logsumexp(-1) - logits.gather(-1, gold[part, None])[:, 0]

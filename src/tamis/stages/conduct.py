@@ -100,6 +100,11 @@ class Conductor:
         assert self.pool is not None
         return view_of(self.pool, self._signals(), columns=self.columns)
 
+    @property
+    def sides(self) -> dict[str, Pool | None]:
+        """The target and the existing data, where the recipe names them."""
+        return {"target": self.target, "existing": self.existing}
+
     def main(self) -> Selection | None:
         """The selection that the run is about."""
         name = self.recipe.main_subset()
