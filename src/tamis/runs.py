@@ -195,7 +195,9 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
         "peak_memory_gb": _peak_memory(work.machine.workers),
         "model": {"name": work.model.name, "digest": work.model.digest, "max_tokens": work.model.max_tokens},
         "pool": {"digest": pool.digest, "rows": len(pool), "files": list(pool.files)},
-        **{side: {"rows": len(one), "files": list(one.files)} if one else None for side, one in conductor.sides.items()},
+        **{
+            side: {"rows": len(one), "files": list(one.files)} if one else None for side, one in conductor.sides.items()
+        },
         "stages": list(conductor.took.values()),
         "passes": [{"pass": name, **facts} for name, facts in work.work.passes.items()],
         "subset": {
