@@ -154,7 +154,7 @@ class DeliftSe:
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows; a gain is what a row added to the objective when it was picked."""
         from tamis import embeddings
-        from tamis.submodular.kernels import nearest
+        from tamis.submodular.cosines import nearest
         from tamis.submodular.selecting import subset_of
 
         found = embeddings.of_pool(view, "delift-se", self.duplicates)
@@ -199,7 +199,8 @@ def _cosines(vectors: NDArray[np.float32], neighbours: int) -> tuple[Kernel, tup
     """(cosine + 1) / 2 of all rows, or of many rows those of each to its nearest."""
     import numpy as np
 
-    from tamis.submodular.kernels import Cosine, Sparse
+    from tamis.submodular.cosines import Cosine
+    from tamis.submodular.kernels import Sparse
 
     if len(vectors) <= DENSE:
         lifted = np.concatenate([vectors, np.ones((len(vectors), 1), np.float32)], axis=1) / np.sqrt(2)

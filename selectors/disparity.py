@@ -40,7 +40,7 @@ class DisparitySum:
         """At most `budget` of the usable rows, in the order picked; a gain is the distance to all before."""
         from tamis.embeddings import of_pool
         from tamis.submodular import disparity
-        from tamis.submodular.kernels import Cosine
+        from tamis.submodular.cosines import Cosine
         from tamis.submodular.selecting import subset_of
 
         rows = of_pool(view, "disparity-sum", self.duplicates)
@@ -77,7 +77,7 @@ class DisparityMin:
         from tamis.budgets import order_for, pick
         from tamis.embeddings import of_pool
         from tamis.submodular import disparity
-        from tamis.submodular.kernels import Cosine
+        from tamis.submodular.cosines import Cosine
         from tamis.submodular.maximise import Limit, maximise
         from tamis.submodular.selecting import limit_of, subset_of
 

@@ -168,7 +168,7 @@ def _typical(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     """(m,) cosine of unit vectors (m, d) to their mean, moved to [0, 1)."""
     import numpy as np
 
-    from tamis.submodular.kernels import Cosine
+    from tamis.submodular.cosines import Cosine
 
     totals = Cosine(vectors).totals()
     return np.asarray((totals / max(float(np.abs(totals).max()), 1e-12) + 1) / 2.001)

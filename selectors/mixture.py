@@ -113,7 +113,7 @@ class SubmodularMixture:
         import functools
 
         from tamis.submodular import coverage, disparity, facility_location, graph_cut, log_determinant
-        from tamis.submodular.kernels import Cosine
+        from tamis.submodular.cosines import Cosine
         from tamis.submodular.similar import embeddings_of, kernel_of
         from tamis.submodular.sums import Modular
 

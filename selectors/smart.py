@@ -133,7 +133,8 @@ def _weights_said(weighted: Weighted, by: str) -> tuple[str, ...]:
 def _kernel(vectors: NDArray[np.float32], neighbours: int) -> tuple[Kernel, tuple[str, ...]]:
     """Cosines among the rows of a task: all of them, or of many rows those of each to its nearest, with a note."""
     from tamis.submodular import knn_graph
-    from tamis.submodular.kernels import Cosine, Sparse
+    from tamis.submodular.cosines import Cosine
+    from tamis.submodular.kernels import Sparse
 
     if len(vectors) <= DENSE:
         return Cosine(vectors).dense(), ()

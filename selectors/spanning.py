@@ -59,7 +59,7 @@ class DOptimal:
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is in nats of the log-determinant."""
         from tamis.embeddings import of_pool
-        from tamis.submodular.kernels import on_grid
+        from tamis.submodular.cosines import on_grid
         from tamis.submodular.selecting import subset_of
 
         rows = of_pool(view, "d-optimal", self.duplicates)
@@ -147,7 +147,8 @@ class Dpp:
     def _kernel(self, vectors: NDArray[np.float32]) -> Kernel:
         import numpy as np
 
-        from tamis.submodular.kernels import Cosine, Dense
+        from tamis.submodular.cosines import Cosine
+        from tamis.submodular.kernels import Dense
         from tamis.submodular.similar import DENSE_ROWS
 
         if self.similarity == "cosine":

@@ -82,7 +82,7 @@ class FacilityLocation:
     ) -> tuple[Objective, tuple[str, ...]]:
         from tamis.embeddings import of_existing
         from tamis.submodular import facility_location as fl
-        from tamis.submodular.kernels import nearest
+        from tamis.submodular.cosines import nearest
         from tamis.submodular.similar import embeddings_of, kernel_of, to_others
 
         others = None if self._side is None else embeddings_of(view, self._side, f"facility-location ({self.form})")
@@ -132,7 +132,7 @@ class GraphCut:
         """At most `budget` of the usable rows, in the order picked; a gain is what the row added to the objective."""
         from tamis.embeddings import of_pool
         from tamis.submodular import graph_cut
-        from tamis.submodular.kernels import Cosine
+        from tamis.submodular.cosines import Cosine
         from tamis.submodular.selecting import subset_of
         from tamis.submodular.similar import embeddings_of, kernel_of
 

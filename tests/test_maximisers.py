@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from tamis.errors import DataError, RecipeError
 from tamis.submodular import front, streaming, walk
+from tamis.submodular.cosines import Cosine
 from tamis.submodular.coverage import FeatureBased, SaturatedCoverage, SetCover
 from tamis.submodular.disparity import DisparitySum
 from tamis.submodular.facility_location import FacilityLocation
 from tamis.submodular.graph_cut import GraphCut
-from tamis.submodular.kernels import Cosine, Dense, Sparse
+from tamis.submodular.kernels import Dense, Sparse
 from tamis.submodular.log_determinant import LogDeterminant
 from tamis.submodular.maximise import Limit, Maximiser, Method, maximise
 from tamis.submodular.objective import Objective, Picks, value_of

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tamis.errors import DataError, RecipeError
+from tamis.submodular import cosines, knn_graph, log_determinant
 from tamis.submodular import facility_location as fl
-from tamis.submodular import kernels, knn_graph, log_determinant
+from tamis.submodular.cosines import Cosine, nearest
 from tamis.submodular.coverage import FeatureBased, SaturatedCoverage, SetCover
 from tamis.submodular.disparity import DisparityMin, DisparitySum
 from tamis.submodular.graph_cut import GraphCut, gcmi
-from tamis.submodular.kernels import Cosine, Dense, Sparse, nearest
+from tamis.submodular.kernels import Dense, Sparse
 from tamis.submodular.log_determinant import DOptimal, LogDeterminant
 from tamis.submodular.maximise import Limit, Maximiser, maximise
 from tamis.submodular.objective import Objective, value_of
@@ -273,7 +274,7 @@ def test_no_cosine_of_many_rows_is_below_the_bound_told(seed: int, spread: float
     made = np.eye(1, 5) + spread * np.random.default_rng(seed).normal(size=(40, 5))
     rows = (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(kernels, "_BLOCK", 16)
+        patched.setattr(cosines, "_BLOCK", 16)
         bound = Cosine(rows).lower
         two_sided = Cosine(rows[:20], rows[20:]).lower
     wide = rows.astype(np.float64)

@@ -67,8 +67,8 @@ def weigh(tasks: Tasks, *, keep: int | None, lam: float, temperature: float, nor
     """
     import numpy as np
 
+    from tamis.submodular.cosines import Cosine
     from tamis.submodular.graph_cut import GraphCut
-    from tamis.submodular.kernels import Cosine
     from tamis.submodular.maximise import Limit, Maximiser, maximise
 
     there = np.flatnonzero(tasks.vectors.any(axis=1))

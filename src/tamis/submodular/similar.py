@@ -28,7 +28,8 @@ def kernel_of(vectors: NDArray[np.float32], held: Held, neighbours: int, on: Mac
     O(n d) a gain. `knn`: those of every row to its `neighbours` nearest, itself counted, the rest 0. `auto`: dense up
     to 10,000 rows, then knn. There are never n by n numbers in memory above that limit.
     """
-    from tamis.submodular.kernels import Cosine, Sparse
+    from tamis.submodular.cosines import Cosine
+    from tamis.submodular.kernels import Sparse
 
     few = len(vectors) <= DENSE_ROWS
     if held == "knn" or (held == "auto" and not few):
@@ -42,7 +43,7 @@ def kernel_of(vectors: NDArray[np.float32], held: Held, neighbours: int, on: Mac
 
 def to_others(vectors: NDArray[np.float32], others: NDArray[np.float32]) -> Kernel:
     """Cosines of candidates (n, d) to other rows (q, d), which they represent; held where they are 400 MB or less."""
-    from tamis.submodular.kernels import Cosine
+    from tamis.submodular.cosines import Cosine
 
     kernel = Cosine(vectors, others)
     return kernel.dense() if len(vectors) * len(others) <= DENSE_ROWS**2 else kernel
