@@ -69,7 +69,7 @@ def build(
     """Graph of (n, d) embeddings, float16 or float32, in memory or mapped from disk; they need no unit length.
 
     `k` counts the row itself; with k >= n the graph holds every positive cosine. `flat` compares all pairs, O(n² d).
-    `grouped` compares every row to lists of about 128 rows, O(n d) a list: as many of the nearest, at most 128, as a
+    `grouped` compares every row to lists of about 64 rows, O(n d) a list: as many of the nearest, at most 128, as a
     recall of 0.97 takes on 256 rows. `ivf` and `hnsw` search a FAISS index. `auto` is flat up to 6,000 rows, then
     grouped. Recall is measured by exact search for `recall_sample` rows, O(n d) a row. DataError for NaN, infinity,
     rows of zeros, or k below 1.

@@ -1,6 +1,6 @@
-"""Rows in lists of about a hundred near ones, by k-means in two levels, and the lists that are nearest to a row.
+"""Rows in lists of about 64 near ones, by k-means in two levels, and the lists that are nearest to a row.
 
-Clustering in two levels, about sqrt(n / 128) cells and within each about as many lists, keeps lists small at any n, at
+Clustering in two levels, about sqrt(n / 64) cells and within each about as many lists, keeps lists small at any n, at
 a cost that grows little faster than n; so does looking for the nearest lists in the nearest cells alone.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SIZE = 128  # rows a list that are aimed at; none has more than twice as many
+SIZE = 64  # rows a list that are aimed at; none has more than twice as many
 BLOCK = 4096
 _ROUNDS = 10
 _SAMPLE = 64  # rows a centre that centres are fitted on
@@ -107,7 +107,7 @@ def blocks(count: int, size: int = BLOCK) -> list[slice]:
 
 
 def make_lists(vectors: NDArray[Any], seed: int, pool: ThreadPoolExecutor) -> Lists:
-    """Cluster rows (n, d), read in blocks, into about n / 256 lists."""
+    """Cluster rows (n, d), read in blocks, into about n / 64 lists."""
     import numpy as np
 
     count, cells = len(vectors), max(1, round((len(vectors) / SIZE) ** 0.5))
