@@ -56,7 +56,6 @@ class Study:
     existing: Pool
     held_out: Pool
     tuning: Pool
-    rates: tuple[float, ...]
     size: Size
 
     def tokens(self, share: float) -> int:
@@ -96,7 +95,6 @@ def shipped(place: Path, size: Size, workers: int) -> Study:
         _written(
             place / "shipped" / f"tuning-{size.tuned}.jsonl", turns[size.evaluated : size.evaluated + size.tuned], work
         ),
-        (1e-3, 3e-3, 1e-2),
         size,
     )
 
@@ -178,7 +176,6 @@ def real(place: Path, size: Size, workers: int) -> Study:
         _written(place / "real" / f"existing-{size.rows}.jsonl", records[own : own + size.existing], work),
         read(each, FEW),
         read(size.tuned // 2, FEW + EVALUATED, REAL_TARGETS[:2]),
-        (3e-4, 1e-3, 3e-3),
         size,
     )
 

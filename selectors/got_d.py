@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _ROWS = 4096  # costs computed at once
 _HELD = 1 << 25  # costs kept in memory (256 MB); beyond, they are computed again in every iteration
+_LEAST = 1e-300  # share of its mass that a target is taken to get where none is seen yet
 _GRID = 40_000  # costs are told apart for their median
 _DIGITS = 6  # of a gradient, relative to their spread: equal rows tie, and sums do not depend on the order of rows
 
@@ -162,26 +163,31 @@ class Transport:
 
         g = np.zeros(len(self._targets)) if start is None else start
         f = np.zeros(len(self._sources))
-        weights = np.log(mass / mass.sum())
         for _ in range(iterations):
-            before, g = g, self._half_steps(f, g, weights)
+            before, g = g, self._half_steps(f, g, mass / mass.sum())
             if np.abs(g - before).max() <= tolerance * self.smoothing:
                 break
         return f, g
 
     def _half_steps(
-        self, f: NDArray[np.float64], g: NDArray[np.float64], weights: NDArray[np.float64]
+        self, f: NDArray[np.float64], g: NDArray[np.float64], mass: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Write the f that belongs to `g`, and return the g that belongs to it: one walk over the blocks."""
-        import numpy as np
-        from scipy.special import logsumexp
+        """Write the f that belongs to `g`, and return the g that belongs to it: one walk over the blocks.
 
-        smoothing, even = self.smoothing, -np.log(len(g))
-        sums = np.full(len(g), -np.inf)
+        Given f, every source sends its mass by a softmax over the targets; a target that gets s times its share loses
+        smoothing · log s of its potential.
+        """
+        import numpy as np
+
+        got = np.zeros(len(g))
         first = 0
         for costs in self._held or self._blocks():
             part = slice(first, first := first + len(costs))
-            f[part] = -smoothing * logsumexp((g - costs) / smoothing + even, axis=1)
-            inner = (f[part, None] - costs) / smoothing + weights[part, None]
-            sums = np.logaddexp(sums, logsumexp(inner, axis=0))
-        return np.asarray(-smoothing * sums)
+            sent = (g - costs) / self.smoothing
+            highest = sent.max(axis=1)
+            sent -= highest[:, None]
+            np.exp(sent, out=sent)
+            sums = sent.sum(axis=1)
+            f[part] = -self.smoothing * (highest + np.log(sums) - np.log(len(g)))
+            got += (mass[part] / sums) @ sent
+        return np.asarray(g - self.smoothing * np.log(np.maximum(got * len(g), _LEAST)))
