@@ -76,7 +76,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "random"): {"seed": 3},
     ("selectors", "rds-plus"): {},
     ("selectors", "s2l"): {"clusters": 3},
-    ("selectors", "saturated-coverage"): {},
+    ("selectors", "saturated-coverage"): {"alpha": 0.5},
     ("selectors", "set-cover"): {"concepts": "meta.tags"},
     ("selectors", "smart"): {"by": "clusters:2", "tasks": 1},
     ("selectors", "submodular-mixture"): {"by": "made.score", "quality": 0.5, "graph_cut": 0.5},
