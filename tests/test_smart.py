@@ -157,27 +157,37 @@ FILES = (
 
 @pytest.fixture(scope="module")
 def real_view(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> PoolView:
-    """More than 20,000 rows of thirteen sources; pooled hidden states of their first 48 tokens by the shipped model."""
+    """More than 20,000 usable rows of twelve sources; hidden states of their first 32 tokens by the shipped model."""
+    from tamis import store
     from tamis.ingest import ingest
     from tamis.models import ModelRef
-    from tamis.stages.measure import measure, view_of
+    from tamis.stages.measure import measure
     from tamis.stages.workspace import Workspace
 
-    ref = ModelRef(name="tamis:tiny-lm", dtype="float32", max_tokens=48)
-    work = Workspace(tmp_path_factory.mktemp("work"), Machine(), ref)
+    folder = tmp_path_factory.mktemp("work")
+    ref = ModelRef(name="tamis:tiny-lm", dtype="float32", max_tokens=512)
+    work = Workspace(folder, Machine(), ref)
     pool: Pool = ingest([str(real_data / "pool" / f"{name}.jsonl.gz") for name in FILES], work.store)
-    passes = {
-        "lengths": catalogue.build("passes", "lengths", {"model": work.model}),
-        "tokens": catalogue.build("passes", "tokens", {"model": work.model, "loss": "none", "pooled": True}),
-    }
-    return view_of(pool, {name: measure(pool, name, one, work) for name, one in passes.items()})
+    first = dataclasses.replace(ref, max_tokens=32)
+    tokens = catalogue.build("passes", "tokens", {"model": first, "loss": "none", "pooled": True})
+    lengths = measure(pool, "lengths", catalogue.build("passes", "lengths", {"model": ref}), work)
+    short = measure(pool, "tokens", tokens, work)
+    folders = []
+    for number, (cut, whole) in enumerate(zip(short.folders, lengths.folders, strict=True)):
+        part = folder / "tokens" / str(number)
+        part.mkdir(parents=True)
+        reason = store.load_arrays(whole)["reason"]  # not that of rows cut before their answer
+        store.save_arrays(part, {"pooled": store.load_arrays(cut)["pooled"], "reason": reason})
+        folders.append(part)
+    return PoolView(pool, {"lengths": lengths.folders, "tokens": folders})
 
 
 @pytest.mark.real
 def test_on_a_real_pool_budgets_add_up_respect_caps_and_ignore_the_order_of_tasks(real_view: PoolView) -> None:
     view = real_view
-    assert len(view) > 20_000
+    assert view.usable.sum() > 20_000
     held = mixes.holdings(view, "source", Budget(rows=1))
+    assert len(held) >= 12
     parts = tasks.tasks_of(view, embeddings.of_pool(view, "test"), "source")
     weighted = tasks.weigh(parts, keep=None, lam=0.4, temperature=1.0, normalise=False)
     kernel = parts.vectors.astype(np.float64) @ parts.vectors.astype(np.float64).T
