@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Stage = Literal["instruction", "task", "continual"]
 Definition = Literal["paper", "saturating"]
+Side = Literal["pool", "target", "existing"]
+_OTHER: dict[Stage, Side] = {"task": "target", "continual": "existing"}
 DENSE = 8192  # rows up to which all cosines are held
 
 
@@ -118,7 +120,7 @@ class Delift:
 
 @dataclass(frozen=True, kw_only=True)
 class DeliftSe:
-    """DELIFT(SE) (Agarwal et al. 2025): DELIFT's objectives over cosines of embeddings, no model's answers.
+    """DELIFT(SE) (Agarwal et al. 2025): DELIFT's objectives over cosines of embeddings alone.
 
     ICLR 2025, arXiv 2411.04425, the model-independent form: s_ij = (cosine + 1) / 2 of sentence embeddings, here of
     pooled hidden states (the paper embeds with bge-large). `stage`, `definition`, `eta` and `nu` are those of `delift`:
@@ -147,8 +149,8 @@ class DeliftSe:
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of the pool and of the other side, and lengths."""
-        sides = {"instruction": ("pool",), "task": ("pool", "target"), "continual": ("pool", "existing")}
-        signals = {Need(kind="signal", name="tokens", side=side, settings=POOLED) for side in sides[self.stage]}
+        sides: list[Side] = ["pool", *([_OTHER[self.stage]] if self.stage in _OTHER else [])]
+        signals = {Need(kind="signal", name="tokens", side=side, settings=POOLED) for side in sides}
         return frozenset({*signals, *_lengths(self.stage)})
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
@@ -175,9 +177,8 @@ def _check(name: str, eta: float, nu: float) -> None:
 
 def _lengths(stage: Stage) -> frozenset[Need]:
     """Lengths of the pool, and of the other side, whose files a run must name."""
-    sides: dict[Stage, Literal["target", "existing"]] = {"task": "target", "continual": "existing"}
-    needs = {Need(kind="signal", name="lengths")}
-    return frozenset(needs | ({Need(kind="signal", name="lengths", side=sides[stage])} if stage in sides else set()))
+    sides: list[Side] = ["pool", *([_OTHER[stage]] if stage in _OTHER else [])]
+    return frozenset(Need(kind="signal", name="lengths", side=side) for side in sides)
 
 
 def _existing(view: PoolView) -> NDArray[np.float32]:

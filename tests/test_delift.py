@@ -40,7 +40,7 @@ def made(folder: Path, shown: list[list[float]], bare: list[float], **more: Any)
     whole: dict[str, NDArray[Any]] = {"key": keys, "reason": np.zeros(count, np.uint8)}
     whole |= {"bare_distance": np.array(bare, np.float32), "bare_nll": 10 * np.array(bare, np.float32)}
     whole |= ragged("", [keys[others] for others in order], [[shown[j][i] for i in order[j]] for j in range(count)])
-    flat = {}
+    flat: dict[str, NDArray[Any]] = {}
     for name, values in (("target_", more.get("target")), ("shown_", more.get("known"))):
         if values is not None:
             theirs = np.arange(len(values[0]), dtype=np.uint64) + 7
@@ -49,7 +49,7 @@ def made(folder: Path, shown: list[list[float]], bare: list[float], **more: Any)
                 "target_key": theirs,
                 "target_bare_distance": np.array(more.get("asked", [0.5] * len(theirs)), np.float32),
             }
-    lengths = {"tokens": np.full(count, 5, np.int32), "reason": np.zeros(count, np.uint8)}
+    lengths: dict[str, NDArray[Any]] = {"tokens": np.full(count, 5, np.int32), "reason": np.zeros(count, np.uint8)}
     view = synthetic.view(folder, rows, {"utility": whole, "lengths": lengths}, shard_rows=99)
     from tamis import store
 
@@ -109,10 +109,10 @@ def brute(f: Any, count: int, picks: Subset) -> None:
         chosen.append(place)
 
 
-def kernel(clip: bool = True) -> NDArray[np.float64]:
-    matrix = np.array(BARE)[:, None] - np.array(SHOWN).T
+def kernel() -> NDArray[np.float64]:
+    matrix: NDArray[np.float64] = np.maximum(np.array(BARE)[:, None] - np.array(SHOWN).T, 0)
     np.fill_diagonal(matrix, 0)
-    return np.maximum(matrix, 0) if clip else matrix
+    return matrix
 
 
 def test_flmi_in_the_papers_definition(tmp_path: Path) -> None:
@@ -161,10 +161,10 @@ def test_embeddings_alone_give_half_of_one_plus_the_cosine(tmp_path: Path) -> No
     rng = np.random.default_rng(0)
     vectors, other = (rng.normal(size=(count, 5)).astype(np.float32) for count in (12, 3))
     unit, theirs = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (vectors, other))
-    lengths = {"tokens": np.full(12, 5, np.int32), "reason": np.zeros(12, np.uint8)}
+    lengths: dict[str, NDArray[Any]] = {"tokens": np.full(12, 5, np.int32), "reason": np.zeros(12, np.uint8)}
 
     def pool(folder: Path, one: NDArray[np.float32]) -> PoolView:
-        tokens = {"pooled": one, "reason": np.zeros(len(one), np.uint8)}
+        tokens: dict[str, NDArray[Any]] = {"pooled": one, "reason": np.zeros(len(one), np.uint8)}
         own = {name: array[: len(one)] for name, array in lengths.items()}
         return synthetic.view(folder, synthetic.rows(len(one)), {"tokens": tokens, "lengths": own})
 
@@ -215,12 +215,12 @@ def test_the_three_stages_work_from_files(tmp_path: Path) -> None:
     model = tiny.make_model(tmp_path / "delift")
     work = tamis.workspace(tmp_path / "work", str(model), max_tokens=96, device="cpu", workers=1)
     pool = str(world.folder / "pool" / "second.jsonl")
-    files = {"target": str(world.folder / "target.jsonl"), "existing": str(world.folder / "eval.jsonl")}
+    files: dict[str, Any] = {"target": str(world.folder / "target.jsonl"), "existing": str(world.folder / "eval.jsonl")}
     chosen = {}
     for stage in ("instruction", "task", "continual"):
         for name in ("delift", "delift-se"):
-            made = {"utility": {"per_row": 3}} if name == "delift" else {}
-            got = tamis.select(pool, name, 5, **files, work=work, stage=stage, **made)
+            few = {"per_row": 3} if name == "delift" else None
+            got = tamis.select(pool, name, 5, **files, work=work, stage=stage, utility=few)
             assert len(got.subset.positions) == 5
             chosen[name, stage] = got
     assert any("3 nearest pairs a row" in note for note in chosen["delift", "task"].notes)

@@ -30,9 +30,9 @@ _POOLED = (("loss", "none"), ("pooled", True))
 
 @dataclass(frozen=True, kw_only=True)
 class Utility:
-    """In-context utility of rows as demonstrations for others (DELIFT, Agarwal et al., ICLR 2025, 2411.04425).
+    """In-context utility of rows as demonstrations for others (DELIFT, Agarwal et al., 2025).
 
-    UF_ij = d(i) - d(i | j), d = ||1 - p(gold tokens)||_2 / √T, teacher-forced: how much nearer the model comes to the
+    arXiv 2411.04425. UF_ij = d(i) - d(i | j), d = ||1 - p(gold tokens)||_2 / √T, teacher-forced: how much nearer the model comes to the
     response of row i where row j stands before it. What is kept are the distances d and the negative log-likelihoods,
     with and without the demonstration; `delift` makes kernels of them. The diagonal is left out (a row is no example
     for itself) but with `diagonal`. Rows that the model's maximum length does not hold whole have a reason and no pair;
