@@ -32,11 +32,11 @@ _POOLED = (("loss", "none"), ("pooled", True))
 class Utility:
     """In-context utility of rows as demonstrations for others (DELIFT, Agarwal et al., 2025).
 
-    arXiv 2411.04425. UF_ij = d(i) - d(i | j), d = ||1 - p(gold tokens)||_2 / √T, teacher-forced: how much nearer the model comes to the
-    response of row i where row j stands before it. What is kept are the distances d and the negative log-likelihoods,
-    with and without the demonstration; `delift` makes kernels of them. The diagonal is left out (a row is no example
-    for itself) but with `diagonal`. Rows that the model's maximum length does not hold whole have a reason and no pair;
-    pairs that it does not hold are not measured.
+    ICLR 2025, arXiv 2411.04425. UF_ij = d(i) - d(i | j), d = ||1 - p(gold tokens)||_2 / √T, teacher-forced: how much
+    nearer the model comes to the response of row i where row j stands before it. What is kept are the distances d and
+    the negative log-likelihoods, with and without the demonstration; `delift` makes kernels of them. The diagonal is
+    left out (a row is no example for itself) but with `diagonal`. Rows that the model's maximum length does not hold
+    whole have a reason and no pair; pairs that it does not hold are not measured.
 
     `stage`: `instruction` measures pool on pool; `task` also the rows of the target as queries behind rows of the pool
     (`target_as: demonstrations`: rows of the pool behind rows of the target, as the released code has it); `continual`
