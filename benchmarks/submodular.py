@@ -158,11 +158,10 @@ def _recall(rows: Rows) -> str:
 
 def tamis_dense(rows: Rows, budget: int) -> tuple[Picks, str]:
     """All cosines in memory and compiled lazy greedy."""
+    from tamis.submodular.cosines import Cosine
     from tamis.submodular.facility_location import FacilityLocation
-    from tamis.submodular.gram import cosines
-    from tamis.submodular.kernels import Dense
 
-    return FacilityLocation(Dense(cosines(rows, THREADS))).lazy(budget).order.tolist(), ""
+    return FacilityLocation(Cosine(rows).dense()).lazy(budget).order.tolist(), ""
 
 
 def _kernel(rows: Rows) -> Rows:
