@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -89,7 +90,11 @@ class CoverageGap:
         values = np.full(len(view), np.nan)
         values[rows.places] = np.round(score, _DIGITS)
         order = order_of(values, rows.reasons == 0, high=True)
-        return pick(view, order, budget, values, unit="log ratio of densities", reasons=rows.reasons)
+        subset = pick(view, order, budget, values, unit="log ratio of densities", reasons=rows.reasons)
+        drawn = (
+            f"approximation: densities are those of {len(reference)} rows of the reference and {len(data)} of the data"
+        )
+        return dataclasses.replace(subset, notes=(drawn,) if self.sample in (len(reference), len(data)) else ())
 
     def _drawn(self, side: PoolView | None, name: str) -> NDArray[np.float32]:
         """Unit embeddings of at most `sample` rows of the target or of existing data."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -86,7 +87,9 @@ class GotD:
             return rows.places[order], gains[rows.places[order]].astype(np.float32)
 
         order, _ = order_for(view, budget, turns)
-        return pick(view, order, budget, values, unit="gradient of the transport", gains=gains, reasons=rows.reasons)
+        subset = pick(view, order, budget, values, unit="gradient of the transport", gains=gains, reasons=rows.reasons)
+        short = f"Sinkhorn was stopped after {self.iterations} iterations, unsettled; raise eps or iterations"
+        return dataclasses.replace(subset, notes=() if plan.settled else (short,))
 
     def _order(
         self, plan: Transport, gradient: NDArray[np.float64], last: NDArray[np.float64], most: int
@@ -125,13 +128,14 @@ class Transport:
     """Entropic transport from `sources` (N, d) to equal masses at `targets` (q, d) by squared distance.
 
     `smoothing` is `eps` times the median cost, counted on a grid of 1 / 40,000 of the largest possible (1e-4 for
-    vectors of unit length).
+    vectors of unit length). `settled`: no solution was cut off by its limit of iterations.
     """
 
     def __init__(self, sources: NDArray[np.float32], targets: NDArray[np.float32], eps: float) -> None:
         import numpy as np
 
         self._sources, self._targets = sources, targets
+        self.settled = True
         self._held: list[NDArray[np.float64]] = []
         counts = np.zeros(_GRID + 2, np.int64)
         step = float(sum(np.linalg.norm(side, axis=1).max() for side in (sources, targets)) ** 2) / _GRID
@@ -166,7 +170,8 @@ class Transport:
         for _ in range(iterations):
             before, g = g, self._half_steps(f, g, mass / mass.sum())
             if np.abs(g - before).max() <= tolerance * self.smoothing:
-                break
+                return f, g
+        self.settled = False
         return f, g
 
     def _half_steps(

@@ -108,6 +108,7 @@ def test_a_sample_is_drawn_by_row_and_a_smaller_one_changes_little(tmp_path: Pat
         select(view, 40, sample=most, seed=seed) for most, seed in ((1000, 0), (120, 0), (120, 0), (120, 1))
     )
     assert part.values.tolist() == again.values.tolist() != other.values.tolist()
+    assert not whole.notes and "80 rows of the reference and 120 of the data" in part.notes[0]
     assert np.corrcoef(whole.values, part.values)[0, 1] > 0.7
 
 

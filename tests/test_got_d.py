@@ -132,6 +132,9 @@ def test_faults_say_what_to_do(tmp_path: Path) -> None:
     subset = select(view, 9)
     assert sorted(subset.positions.tolist()) == [0, 1, 2, 4]
     assert subset.reasons is not None and subset.reasons[3] == Reason.NOT_MEASURED
+    rng = np.random.default_rng(6)
+    uneven = view_of(tmp_path / "uneven", rng.normal(size=(9, 3)), rng.normal(size=(4, 3)))
+    assert not subset.notes and "stopped after 2 iterations" in select(uneven, 3, iterations=2).notes[0]
     with pytest.raises(DataError, match="--target"):
         select(dataclasses.replace(view, target=None), 1)
     for bad in ({"eps": 0}, {"tolerance": 0}, {"iterations": 0}, {"resolve": -1}):
