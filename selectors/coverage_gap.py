@@ -85,8 +85,8 @@ class CoverageGap:
             own = np.full(len(rows), -1)
             own[drawn] = np.arange(len(drawn))
             data = rows.vectors[drawn]
-        points, reference, data = self._projected(rows.vectors, reference, data)
-        score = self._log_density(points, reference, None) - self._log_density(points, data, own)
+        points, near, held = self._projected(rows.vectors, reference, data)
+        score = self._log_density(points, near, None) - self._log_density(points, held, own)
         values = np.full(len(view), np.nan)
         values[rows.places] = np.round(score, _DIGITS)
         order = order_of(values, rows.reasons == 0, high=True)
@@ -94,7 +94,7 @@ class CoverageGap:
         drawn = (
             f"approximation: densities are those of {len(reference)} rows of the reference and {len(data)} of the data"
         )
-        return dataclasses.replace(subset, notes=(drawn,) if self.sample in (len(reference), len(data)) else ())
+        return dataclasses.replace(subset, notes=(said,) if self.sample in (len(reference), len(data)) else ())
 
     def _drawn(self, side: PoolView | None, name: str) -> NDArray[np.float32]:
         """Unit embeddings of at most `sample` rows of the target or of existing data."""
