@@ -91,7 +91,7 @@ class CoverageGap:
         values[rows.places] = np.round(score, _DIGITS)
         order = order_of(values, rows.reasons == 0, high=True)
         subset = pick(view, order, budget, values, unit="log ratio of densities", reasons=rows.reasons)
-        drawn = (
+        said = (
             f"approximation: densities are those of {len(reference)} rows of the reference and {len(data)} of the data"
         )
         return dataclasses.replace(subset, notes=(said,) if self.sample in (len(reference), len(data)) else ())
