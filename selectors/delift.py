@@ -25,6 +25,7 @@ Definition = Literal["paper", "saturating"]
 Side = Literal["pool", "target", "existing"]
 _OTHER: dict[Stage, Side] = {"task": "target", "continual": "existing"}
 DENSE = 8192  # rows up to which all cosines are held
+SETTLES = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ class Delift:
     whole variant. `surrogate`: so many utilities a row are added that a small network on pairs of embeddings predicts
     from the measured ones (NN-CIFT, arXiv 2502.09969); its R² on pairs held out is in the notes.
 
-    Time: lazy greedy over the measured pairs, O(p log n); the surrogate O(n²). Where no row gains any more, the rest of
-    the budget is filled in the order of the pool, and a note says so.
+    A millionth of a row's summed utility counts with the rest, so that rows go by it where no row gains any more: few
+    pairs are exhausted soon. Time: lazy greedy over the measured pairs, O(p log n); the surrogate O(n²).
     """
 
     revision: ClassVar[int] = 1
@@ -115,7 +116,7 @@ class Delift:
         kernel, other = parts[0].kernel(count), None
         if self._other is not None:  # of demonstrations of the target's queries, or of queries behind the other side
             other = parts[1].highest("columns" if self._other == "target" else "rows", count)
-        return _objective(kernel, self.stage, other, self.definition, self.eta, self.nu)
+        return _settled(kernel, other, self.stage, self.definition, self.eta, self.nu)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +212,23 @@ def _cosines(vectors: NDArray[np.float32], neighbours: int) -> tuple[Kernel, tup
     graph = knn_graph.build(vectors, neighbours)
     note = f"approximation: every row represents its {neighbours} nearest alone; {graph.note}"
     return Sparse(graph.indptr, graph.indices, (graph.values + 1) / 2, len(vectors)), (note,)
+
+
+def _settled(
+    kernel: Kernel, other: NDArray[np.float64] | None, stage: Stage, definition: Definition, eta: float, nu: float
+) -> Objective:
+    """The objective, and of every row a millionth of its summed utility, by which rows go where nothing else is gained.
+
+    Few measured pairs are exhausted long before a budget is.
+    """
+    from tamis.submodular.facility_location import flmi
+    from tamis.submodular.sums import Modular, WeightedSum
+
+    alone = SETTLES * kernel.totals()
+    if stage == "continual" or (stage == "task" and definition == "saturating"):
+        whole = _objective(kernel, stage, other, definition, eta, nu)
+        return WeightedSum(((1.0, whole), (1.0, Modular(alone))))
+    return flmi(kernel, alone if other is None else alone + eta * other)
 
 
 def _objective(
