@@ -193,7 +193,8 @@ def apricot_sparse(rows: Rows, budget: int) -> tuple[Picks, str]:
 
     near = NearestNeighbors(n_neighbors=NEIGHBOURS, metric="euclidean", algorithm="brute", n_jobs=THREADS).fit(rows)
     graph = near.kneighbors_graph(rows, mode="distance")
-    graph.data = np.maximum(1 - graph.data**2 / 2, 0)
+    graph.data = np.maximum(1 - graph.data.astype(np.float64) ** 2 / 2, 0)
+    graph.indices, graph.indptr = graph.indices.astype(np.int32), graph.indptr.astype(np.int32)  # all that it takes
     chosen = FacilityLocationSelection(budget, metric="precomputed", optimizer="lazy").fit(graph)
     return chosen.ranking.tolist(), ""
 
