@@ -1,4 +1,4 @@
-"""Law: utilities of pairs are those of a plain loop, one pair at a time and nothing kept, for any batches and layouts."""
+"""Law: utilities of pairs are those of a plain loop, one pair at a time, for any batches and layouts."""
 
 from __future__ import annotations
 
