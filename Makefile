@@ -53,8 +53,12 @@ check: layout $(DONE)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-# make bench-less, bench-store, bench-less-truth, bench-less-real, bench-greats, bench-gpu: benchmarks/NAME.py in full.
-bench-%: $(DONE)
+$(VENV)/.bench: $(DONE)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	touch $@
+
+# make bench-less, bench-store, bench-submodular, bench-million …: benchmarks/NAME.py in full, with its peers.
+bench-%: $(VENV)/.bench
 	$(BIN)/python benchmarks/$(subst -,_,$*).py --json
 
 docs: $(DONE)

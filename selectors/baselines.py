@@ -32,20 +32,10 @@ class Random:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in random order."""
-        import hashlib
-
-        import numpy as np
-
         from tamis.budgets import order_of, pick
+        from tamis.draws import of_keys, uniform
 
-        secret = self.seed.to_bytes(16, "little", signed=True)
-        draws = np.empty(len(view), np.float64)
-        place = 0
-        for shard in view.pool.shards:
-            for key in shard.table(["key"]).column("key").to_pylist():
-                bits = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, key=secret).digest()
-                draws[place] = (int.from_bytes(bits, "little") >> 11) * 2.0**-53
-                place += 1
+        draws = uniform(of_keys(view, self.seed))
         return pick(view, order_of(draws, view.usable, high=True), budget, draws, unit="uniform draw")
 
 

@@ -27,10 +27,10 @@ class Less:
     Selection", 2026), `max` (the paper and its code: a row counts by its best task, then top-k) or `mean` over tasks.
     `values` are the statistic: the maximum over tasks, or their mean.
 
-    `by` (source, kind, file or meta.NAME, for influence measured `by: row`) puts queries together again: a row's score
-    for a group of the target is its maximum over the group's queries, and groups share the budget (the multi-task rule
-    of RDS+). `duplicates`: `once` ranks only the first of the rows with equal text, whose scores are the same, so that
-    copies do not buy a row its place twice; `keep` ranks them all, as the released code does.
+    `by` (source, kind, file, meta.NAME or clusters:K, for influence measured `by: row`) puts queries together again: a
+    row's score for a group of the target is its maximum over the group's queries, and groups share the budget (the
+    multi-task rule of RDS+). `duplicates`: `once` ranks only the first of the rows with equal text, whose scores are
+    the same, so that copies do not buy a row its place twice; `keep` ranks them all, as the released code does.
     """
 
     revision: ClassVar[int] = 2
@@ -40,11 +40,21 @@ class Less:
     by: str | None = None
     duplicates: Literal["once", "keep"] = "once"
 
+    def __post_init__(self) -> None:
+        from tamis import grouping
+
+        if self.by:
+            grouping.needs_of(self.by, "target")  # refuses a grouping that is none
+
     @property
     def needs(self) -> frozenset[Need]:
         """Influence on the target, and the lengths of rows; with `by` the target's rows."""
-        target = {Need(kind="signal", name="lengths", side="target")} if self.by else set()
-        return frozenset({Need(kind="signal", name="influence"), Need(kind="signal", name="lengths"), *target})
+        from tamis import grouping
+
+        own = {Need(kind="signal", name="influence"), Need(kind="signal", name="lengths")}
+        if self.by:
+            own |= {Need(kind="signal", name="lengths", side="target"), *grouping.needs_of(self.by, "target")}
+        return frozenset(own)
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is the score the row was picked on."""

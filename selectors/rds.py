@@ -24,7 +24,7 @@ class RdsPlus:
     Reads `pooled` (n, d) of the signal `tokens` of pool and target: position-weighted means of last hidden states.
     Scores are cosines in [-1, 1]. `turns`: `query` lets every target row take turns to pick its nearest row not taken
     yet (the paper's single-task rule); `task` first takes the maximum over the queries of a group of the target (`by`:
-    source, kind, file or meta.NAME) and lets the groups take turns (its multi-task rule).
+    source, kind, file, meta.NAME or clusters:K) and lets the groups take turns (its multi-task rule).
 
     `search`: `exact` compares every row with every query; `ivf` and `hnsw` ask an approximate FAISS index, for pools of
     millions of rows and many queries (turns `query` only).
@@ -38,6 +38,9 @@ class RdsPlus:
     search: Literal["exact", "ivf", "hnsw"] = "exact"
 
     def __post_init__(self) -> None:
+        from tamis import grouping
+
+        grouping.needs_of(self.by, "target")  # refuses a grouping that is none; its clusters read what `needs` names
         if self.search != "exact" and self.turns != "query":
             raise RecipeError(f"rds-plus: search {self.search!r} serves turns 'query', not {self.turns!r}")
 

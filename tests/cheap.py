@@ -35,6 +35,8 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("passes", "influence"): {"checkpoints": "{checkpoints}", "target": "{target}"},
     ("passes", "pairs"): {"model": "{model}"},
     ("passes", "landmarks"): {},
+    ("passes", "utility"): {"model": "{model}", "per_row": 2},
+    ("passes", "trajectories"): {"checkpoints": "{checkpoints}", "start": True},
     ("passes", "gradients"): {"checkpoints": "{checkpoints}", "dim": 64},
     ("passes", "gradient-query"): {"checkpoints": "{checkpoints}", "target": "{target}"},
     ("scorers", "entropy"): {},
@@ -44,19 +46,49 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("scorers", "pair-length"): {},
     ("scorers", "pair-perplexity"): {},
     ("scorers", "perplexity"): {},
+    ("selectors", "badge"): {},
     ("selectors", "band"): {"by": "made.score", "low": -1, "high": 1.5, "scale": "value"},
     ("selectors", "bm25"): {},
     ("selectors", "bottom"): {"by": "made.score"},
+    ("selectors", "cabs-dm"): {"concepts": "meta.tags"},
+    ("selectors", "cabs-fm"): {"concepts": "meta.tags"},
+    ("selectors", "ccs"): {"by": "made.score", "drop": 0, "strata": 4},
+    ("selectors", "d-optimal"): {},
+    ("selectors", "deita"): {"threshold": 0.995},
+    ("selectors", "coverage-gap"): {"k": 2},
+    ("selectors", "disparity-min"): {},
+    ("selectors", "disparity-sum"): {},
+    ("selectors", "dpp"): {"by": "made.score"},
+    ("selectors", "dsir"): {"laplace": 0.1},
+    ("selectors", "facility-location"): {},
+    ("selectors", "feature-based"): {},
+    ("selectors", "graph-cut"): {},
+    ("selectors", "k-center"): {},
+    ("selectors", "feddca"): {"centres": 3},
+    ("selectors", "got-d"): {"resolve": 5},
+    ("selectors", "k-means-balanced"): {"clusters": 5},
+    ("selectors", "delift"): {},
+    ("selectors", "delift-se"): {},
     ("selectors", "knn-uniform"): {"alpha": 0.5},
     ("selectors", "less"): {},
     ("selectors", "longest"): {},
+    ("selectors", "mig"): {"by": "made.quality"},
     ("selectors", "random"): {"seed": 3},
     ("selectors", "rds-plus"): {},
+    ("selectors", "s2l"): {"clusters": 3},
+    ("selectors", "saturated-coverage"): {"alpha": 0.5},
+    ("selectors", "set-cover"): {"concepts": "meta.tags"},
+    ("selectors", "smart"): {"by": "clusters:2", "tasks": 1},
+    ("selectors", "submodular-mixture"): {"by": "made.score", "quality": 0.5, "graph_cut": 0.5},
     ("selectors", "top"): {"by": "made.score"},
     ("selectors", "tsds"): {"by": "rds", "alpha": 0.5},
     ("selectors", "uot"): {},
     ("mixers", "equal"): {},
+    ("mixers", "prompts-first"): {"by": "made.score", "cap": 2},
     ("mixers", "proportional"): {},
+    ("mixers", "smart"): {"by": "clusters:4", "tasks": 3},
+    ("mixers", "task-embeddings"): {"by": "meta.skill", "keep": 1},
+    ("mixers", "temperature"): {},
     ("trainers", "command"): {"command": NUDGE, "checkpoint": "{out}/checkpoint-*"},
     ("trainers", "full"): TRAINING,
     ("trainers", "lora"): {**TRAINING, "rank": 2, "alpha": 4, "keep": "every-epoch"},
@@ -68,7 +100,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("evaluators", "preference-margin"): {},
 }
 # keyed draws by row key: twins differ in key, so they do not tie
-WITHOUT_TIES = {"random"}
+WITHOUT_TIES = {"badge", "ccs", "dsir", "random", "s2l"}
 
 
 def messy_rows(count: int = 18) -> list[Row]:
@@ -222,12 +254,13 @@ def _offsets(name: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]
 
 
 def worded(rows: Sequence[Row], seeds: NDArray[np.int64]) -> list[Row]:
-    """Give rows prompts of words, the same for the same seed."""
+    """Give rows prompts of words and tags, the same for the same seed; below 48 all differ in their number of tags."""
     drawn = [np.random.default_rng(seed) for seed in seeds.tolist()]
     prompts = [" ".join(rng.choice(tiny.WORDS, rng.integers(4, 20))) for rng in drawn]
+    tags = [np.random.default_rng(seed).permutation(96)[: seed * 29 % 48 + 1].tolist() for seed in seeds.tolist()]
     return [
-        dataclasses.replace(row, messages=tiny.chat(prompt, f"answer {place}"))
-        for place, (row, prompt) in enumerate(zip(rows, prompts, strict=True))
+        dataclasses.replace(row, messages=tiny.chat(prompt, f"answer {place}"), meta={**row.meta, "tags": own})
+        for place, (row, prompt, own) in enumerate(zip(rows, prompts, tags, strict=True))
     ]
 
 
@@ -245,15 +278,24 @@ def numbers_view(
     pooled = np.random.default_rng(5).normal(size=(count, 4)).astype(np.float32)
     scores = np.random.default_rng(3).normal(size=count)
     scores[7] = np.nan
-    whole = {"lengths": lengths, "influence": influence, "tokens": {"pooled": pooled}}
+    whole = {"lengths": lengths, "influence": influence, "tokens": {"pooled": pooled, "reason": lengths["reason"]}}
+    whole["trajectories"] = {
+        "losses": np.random.default_rng(9).gamma(2, size=(count, 3)).astype(np.float32),
+        "reason": lengths["reason"],
+    }
     source = np.arange(count) // 2 if twins else np.arange(count)
     source = source if order is None else source[np.asarray(order)]
     signals = {name: {key: array[source] for key, array in arrays.items()} for name, arrays in whole.items()}
     rows = made if twins else [made[place] for place in source]
+    signals["utility"] = synthetic.utility([row.key for row in rows], source)
+    signals["gradients"] = synthetic.gradients(
+        np.random.default_rng(7).normal(size=(count, 6)).astype(np.float32)[source]
+    )
     target = synthetic.view(
         folder / "target",
         worded(synthetic.rows(5, seed=1), np.arange(5) + 1000),
         {"tokens": {"pooled": np.random.default_rng(6).normal(size=(5, 4)).astype(np.float32)}},
     )
     columns = {"made.score@tiny": synthetic.column(scores[source])}
+    columns["made.quality@tiny"] = synthetic.column(np.exp(scores[source]))
     return synthetic.view(folder, rows, signals, shard_rows, target=target, columns=columns)

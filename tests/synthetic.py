@@ -13,6 +13,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tamis import digests, pool, store
+from tamis.gradient.encodings import Encoding, encode
+from tamis.gradient.formula import PROFILES
+from tamis.gradient.layers import ALL
+from tamis.gradient.objective import SFT
+from tamis.gradient.projections import Projection
+from tamis.gradient.store import Contents
+from tamis.pairing import short_keys
 from tamis.pool import Pool, Shard
 from tamis.values import Column, Row
 from tamis.views import PoolView
@@ -70,6 +77,53 @@ def influence(count: int, tasks: int = 3, seed: int = 0, levels: int | None = No
     return {"scores": scores, "reason": reason}
 
 
+def utility(keys: Sequence[str], source: NDArray[np.int64], seed: int = 4) -> dict[str, NDArray[Any]]:
+    """Make the signal `utility` of all pairs; rows of equal `source` are worth the same."""
+    count, digest = len(keys), short_keys(keys)
+    shown = np.random.default_rng(seed).random((source.max() + 1,) * 2).astype(np.float32)  # [demonstration, query]
+    order = [np.array(sorted(set(range(count)) - {row}, key=lambda place: int(digest[place]))) for row in range(count)]
+    distance = np.concatenate([shown[source[row], source[others]] for row, others in enumerate(order)])
+    offsets = np.arange(count + 1) * (count - 1)
+    bare = np.full(count, 0.9, np.float32)
+    pairs = {"pair": digest[np.concatenate(order)], "distance": distance, "nll": 5 * distance}
+    ragged = {f"{name}_offsets": offsets for name in pairs}
+    return {
+        "key": digest,
+        "reason": np.zeros(count, np.uint8),
+        "bare_distance": bare,
+        "bare_nll": bare,
+        **pairs,
+        **ragged,
+    }
+
+
+def gradients(
+    vectors: NDArray[np.float32], encoding: Encoding = "float32", checkpoints: int = 1
+) -> dict[str, NDArray[Any]]:
+    """Make the signal `gradients` that holds (n, checkpoints * d) vectors."""
+    import torch
+
+    apart = vectors.reshape(len(vectors), checkpoints, -1)
+    norms = np.linalg.norm(apart, axis=2)
+    parts = [encode(torch.tensor(apart[:, at] / norms[:, at, None]), encoding) for at in range(checkpoints)]
+    about = Contents(
+        checkpoints=("made",) * checkpoints,
+        formula=PROFILES["tracin"],
+        objective=SFT,
+        layers=ALL,
+        projection=Projection(dim=apart.shape[2]),
+        encoding=encoding,
+        balanced=False,
+    )
+    return {
+        "features": np.concatenate([stored for stored, _ in parts], axis=1),
+        "scales": np.stack([scales for _, scales in parts], axis=1),
+        "norms": norms.astype(np.float32),
+        "reason": np.zeros(len(vectors), np.uint8),
+        "contents": about.packed(),
+    }
+
+
 def view(folder: Path, made: Sequence[Row], signals: Signals, shard_rows: int = 16, **more: Any) -> PoolView:
     """Make a view of `made` with its signals cut into shards and written as the store does."""
     written = write(folder / "pool", made, shard_rows)
@@ -84,10 +138,12 @@ def view(folder: Path, made: Sequence[Row], signals: Signals, shard_rows: int = 
 
 
 def cut(arrays: Mapping[str, NDArray[Any]], start: int, stop: int) -> dict[str, NDArray[Any]]:
-    """Rows [start, stop) of a signal: plain arrays by row, ragged ones by their offsets."""
+    """Rows [start, stop) of a signal: plain arrays by row, ragged ones by their offsets; `contents` is whole."""
     part = {}
     for name, array in arrays.items():
-        if name.endswith("_offsets"):
+        if name == "contents":
+            part[name] = array
+        elif name.endswith("_offsets"):
             part[name] = array[start : stop + 1] - array[start]
         elif f"{name}_offsets" in arrays:
             offsets = arrays[f"{name}_offsets"]

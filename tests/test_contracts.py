@@ -213,7 +213,7 @@ def reordered(arrays: Mapping[str, NDArray[Any]], order: NDArray[np.int64]) -> d
     done: dict[str, NDArray[Any]] = {}
     for name, values in rows.items():
         moved = [values[place] for place in order]
-        if np.ndim(values[0]) == 1 and name not in ("scores", "norms", "pooled", "features", "scales"):
+        if np.ndim(values[0]) == 1 and name not in ("scores", "norms", "pooled", "features", "scales", "losses"):
             done[name] = np.concatenate(moved)
             done[f"{name}_offsets"] = np.concatenate([[0], np.cumsum([len(part) for part in moved])]).astype(np.int64)
         else:

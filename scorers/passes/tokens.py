@@ -161,6 +161,7 @@ class _Run:
         import torch
 
         from tamis.batching import pad
+        from tamis.pooled import position_weighted
 
         chosen = [self.sequences[place] for place in batch]
         padded, mask = pad([one.ids for one in chosen], 0)
@@ -176,20 +177,9 @@ class _Run:
                 self.nll[into], self.entropy[into] = nll.cpu().numpy(), entropy.cpu().numpy()
             if len(self.pooled):
                 keep = [place for place, one in enumerate(chosen) if not one.alone]
-                vectors = _position_weighted(hidden[keep], real[keep])
+                vectors = position_weighted(hidden[keep], real[keep])
                 self.pooled[[chosen[place].row for place in keep]] = vectors.cpu().numpy()
         return True
-
-
-def _position_weighted(hidden: Any, real: Any) -> Any:
-    """Mean of hidden states (b, t, d) with weights t / sum(t), t = 1, 2, … over real tokens; unit length, float32."""
-    import torch
-
-    weights = torch.arange(1, real.shape[1] + 1, device=real.device, dtype=torch.float32) * real
-    weights = weights / weights.sum(1, keepdim=True)
-    # the scale of the states is divided out in float32, so nothing is lost to half precision
-    mean = torch.einsum("bt,btd->bd", weights, hidden.float())
-    return torch.nn.functional.normalize(mean, dim=-1)
 
 
 def _no_rows(rendered: Sequence[Rendered]) -> dict[str, NDArray[Any]]:

@@ -110,6 +110,27 @@ def take_turns(
     return np.fromiter(picked, np.int64, len(picked)), np.fromiter(picked.values(), np.float32, len(picked))
 
 
+def by_shares(
+    groups: NDArray[np.int64], order: NDArray[np.int64], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.int64]:
+    """Put rows into an order of which every beginning holds the share of every group, as near as whole rows allow.
+
+    `groups` (m,) numbers from 0; `order` (m,) places among them, best first, which each group keeps; `weights` by group
+    (default: equal) are above 0. The t-th row of a group, from 0, comes at (t + 1/2) / weight, by the divisors of
+    Sainte-Lague: shares never shrink as a budget grows, and a group that is used up leaves its part to the others. At
+    equal places the larger group comes first, then the one with the higher number.
+    """
+    import numpy as np
+
+    sizes = np.bincount(groups)
+    labels = groups[order]
+    sorted_by_group = np.argsort(labels, kind="stable")
+    turns = np.empty(len(order), np.int64)
+    turns[sorted_by_group] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    due = (turns + 0.5) / (np.ones(len(sizes)) if weights is None else weights)[labels]
+    return order[np.lexsort((np.arange(len(order)), -labels, -sizes[labels], due))]
+
+
 def order_for(view: PoolView, budget: Budget, turns: Turns) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As much of an order as `budget` needs. `turns(rows)` gives its first rows and what each was picked on.
 

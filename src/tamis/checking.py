@@ -9,13 +9,15 @@ from typing import Any
 from tamis.catalogue import CATALOGUE, build, load, nearest
 from tamis.errors import RecipeError
 from tamis.graph import STAGE_SETTINGS, VERBS, Recipe, Stage, references, scorer_settings
+from tamis.grouping import FIELDS
 from tamis.heading import check_model, check_source, rating_stems
 from tamis.marked import Marked
 from tamis.models import ModelRef
 from tamis.values import Budget, Need
 
-HEAD = ("name", "about", "model", "pool", "target")
-GIVEN = ("pool", "target", "model")
+HEAD = ("name", "about", "model", "pool", "target", "existing")
+GIVEN = ("pool", "target", "existing", "model")
+SIDES = {"target": "few_shot.jsonl", "existing": "trained_on.jsonl"}
 _KIND = {"train": "trainers", "pass": "passes", "select": "selectors", "evaluate": "evaluators"}
 
 
@@ -23,7 +25,7 @@ def assemble(path: Path, marked: Marked) -> Recipe | None:
     """The recipe of a document, or None where it has faults; every fault is noted in `marked`."""
     values = marked.values
     model = check_model(marked)
-    for side in ("pool", "target"):
+    for side in ("pool", "target", "existing"):
         if side in values:
             check_source(marked, (side,), values[side])
     if "pool" not in values:
@@ -35,7 +37,14 @@ def assemble(path: Path, marked: Marked) -> Recipe | None:
     if marked.faults:
         return None
     recipe = Recipe(
-        str(values.get("name") or path.stem), path, model, values["pool"], values.get("target"), tuple(ordered), values
+        name=str(values.get("name") or path.stem),
+        path=path,
+        model=model,
+        pool=values["pool"],
+        target=values.get("target"),
+        existing=values.get("existing"),
+        stages=tuple(ordered),
+        values=values,
     )
     for stage in ordered:
         if stage.verb == "compare":
@@ -66,9 +75,9 @@ def _order(marked: Marked, stages: Sequence[Stage]) -> list[Stage]:
         for name in stage.references:
             if name not in known and name not in GIVEN:
                 marked.fault((stage.name,), f"refers to @{name}, which is no stage{nearest(name, list(known))}")
-            elif name == "target" and "target" not in marked.values:
+            elif name in SIDES and name not in marked.values:
                 marked.fault(
-                    (stage.name,), "refers to @target, but the recipe has no target; add `target: {files: […]}`"
+                    (stage.name,), f"refers to @{name}, but the recipe has no {name}; add `{name}: {{files: […]}}`"
                 )
     done: list[Stage] = []
     placed: set[str] = set()
@@ -150,12 +159,13 @@ def build_unfilled(name: str, own: Mapping[str, Any], kind: str = "passes") -> A
 
 
 def _stand_ins(kind: str, name: str) -> dict[str, Any]:
-    """Values for the settings of a pass or a hook that only a run can fill (model, checkpoints, target)."""
+    """Values for the settings of a pass or a hook that only a run can fill (model, checkpoints, sides)."""
     import dataclasses
 
     from tamis.pool import Pool
 
-    given = {"model": ModelRef(name="tamis:tiny-lm"), "checkpoints": (), "target": Pool(()), "pool": Pool(())}
+    given: dict[str, Any] = {"model": ModelRef(name="tamis:tiny-lm"), "checkpoints": ()}
+    given |= {side: Pool(()) for side in ("pool", *SIDES)}
     try:
         fields = {item.name for item in dataclasses.fields(load(kind, name))}
     except RecipeError:
@@ -230,8 +240,11 @@ def _check_pass(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> No
     needs = built.needs
     if "checkpoints" in fields:
         _check_reference(marked, stage, "checkpoints", stages, "train", "load")
-    if "target" in fields and getattr(built, "reads_target", True) and "target" not in marked.values:
-        marked.fault((stage.name,), f"{stage.component} needs a target; add `target: {{files: [few_shot.jsonl]}}`")
+    for side, example in SIDES.items():
+        if side in fields and getattr(built, f"reads_{side}", True) and side not in marked.values:
+            marked.fault(
+                (stage.name,), f"{stage.component} needs {_called(side)}; add `{side}: {{files: [{example}]}}`"
+            )
     if any(need.kind == "signal" and need.name not in SHARED for need in needs):
         _check_reference(marked, stage, "from", stages, "pass")
     if "only" in stage.settings:
@@ -241,6 +254,10 @@ def _check_pass(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> No
             marked.fault(
                 (stage.name, "only"), f"{stage.component} reads {reads}: give `only` to the stage that measures that"
             )
+
+
+def _called(side: str) -> str:
+    return "a target" if side == "target" else "existing data"
 
 
 def _plain(own: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,42 +277,54 @@ def _check_score(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
 
 def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
     _check_budget(marked, (stage.name,), stage.settings.get("budget"))
-    _check_select_needs(marked, stage, stages)
     for name, settings in scorer_settings(stage.settings.get("mix")).items():
         _check_component(marked, stage, (stage.name, "mix"), "mixers", name, settings)
-    for column in _columns_used(marked, stage):
+    needs = _select_needs(stage)
+    _check_select_needs(marked, stage, stages, needs)
+    for column in _columns_used(marked, stage, needs):
         scorer = column.partition("@")[0].partition(".")[0]
         known = {*CATALOGUE["scorers"], "source", "kind", "file", "meta", *rating_stems(marked.values)}
         if scorer not in known:
             marked.fault((stage.name,), f"uses the column {column!r}, which no scorer makes{_near_scorer(scorer)}")
 
 
-def _check_select_needs(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
+def _select_needs(stage: Stage) -> dict[str, list[Need]]:
+    """What a selector and its mixer need, by their names; nothing of one whose settings are wrong, which is said."""
+    found: dict[str, list[Need]] = {}
+    mixers = scorer_settings(stage.settings.get("mix"))
+    for kind, name, own in (
+        ("selectors", stage.component, stage.own),
+        *(("mixers", name, own) for name, own in mixers.items()),
+    ):
+        try:
+            found.setdefault(name, []).extend(build(kind, name, own).needs)
+        except RecipeError:
+            continue
+    return found
+
+
+def _check_select_needs(
+    marked: Marked, stage: Stage, stages: Mapping[str, Stage], needs: Mapping[str, Sequence[Need]]
+) -> None:
     """A signal that is a stage of its own is named by `from`, and what reads the target needs one."""
     from tamis.stages.measure import SHARED
 
-    try:
-        needs = build("selectors", stage.component, stage.own).needs
-    except RecipeError:
-        return  # said already
-    if any(need.kind == "signal" and need.side == "pool" and need.name not in SHARED for need in needs):
-        _check_reference(marked, stage, "from", stages, "pass")
-    if any(need.side == "target" for need in needs) and "target" not in marked.values:
-        marked.fault((stage.name,), f"{stage.component} needs a target; add `target: {{files: [few_shot.jsonl]}}`")
+    for name, own in needs.items():
+        if any(need.kind == "signal" and need.side == "pool" and need.name not in SHARED for need in own):
+            _check_reference(marked, stage, "from", stages, "pass")
+        for side, example in SIDES.items():
+            if any(need.side == side for need in own) and side not in marked.values:
+                marked.fault((stage.name,), f"{name} needs {_called(side)}; add `{side}: {{files: [{example}]}}`")
 
 
 def _near_scorer(name: str) -> str:
     return f"{nearest(name, CATALOGUE['scorers'])} Known: {', '.join(sorted(CATALOGUE['scorers']))}"
 
 
-def _columns_used(marked: Marked, stage: Stage) -> set[str]:
+def _columns_used(marked: Marked, stage: Stage, needs: Mapping[str, Sequence[Need]]) -> set[str]:
     from tamis.expressions import names
 
-    used = (
-        {str(stage.settings["by"])}
-        if stage.component in ("top", "bottom", "band") and "by" in stage.settings
-        else set()
-    )
+    used = {need.name for own in needs.values() for need in own if need.kind == "column"}
     if "where" in stage.settings:
         try:
             used |= names(str(stage.settings["where"]))
@@ -320,9 +349,22 @@ def _check_compare(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) ->
     runs = stage.settings.get("runs", 3)
     if not isinstance(runs, int) or runs < 1:
         marked.fault((stage.name, "runs"), f"expected a whole number of at least 1, got {runs!r}")
+    _check_composition(marked, stage)
     metric = stage.settings.get("metric", "held-out-loss")
     name, settings = next(iter(scorer_settings(metric).items()), ("", {}))
     _check_component(marked, stage, (stage.name, "metric"), "evaluators", name, settings)
+
+
+def _check_composition(marked: Marked, stage: Stage) -> None:
+    """The report counts arms by fields of the rows, which need no pass."""
+    asked = stage.settings.get("composition", [])
+    if not isinstance(asked, list):
+        marked.fault((stage.name, "composition"), f"expected a list, as [source, meta.skill]; got {asked!r}")
+        return
+    for by in asked:
+        if by not in FIELDS and not str(by).startswith("meta."):
+            hint = nearest(str(by), list(FIELDS))
+            marked.fault((stage.name, "composition"), f"cannot go by {by!r}{hint} Use source, kind, file or meta.NAME")
 
 
 def _check_training(marked: Marked, recipe: Recipe, stage: Stage) -> None:

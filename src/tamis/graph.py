@@ -15,7 +15,7 @@ VERBS = ("train", "load", "pass", "score", "select", "compare", "evaluate", "exp
 STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "train": ("train", "on", "seed", "hooks"),
     "load": ("load", "learning_rates", "moments"),
-    "pass": ("pass", "target", "checkpoints", "from", "only"),
+    "pass": ("pass", "target", "existing", "checkpoints", "from", "only"),
     "score": ("score", "from"),
     "select": ("select", "from", "budget", "where", "mix"),
     "compare": (
@@ -58,6 +58,7 @@ class Recipe:
     target: Mapping[str, Any] | None
     stages: tuple[Stage, ...]
     values: Mapping[str, Any] = field(default_factory=dict)
+    existing: Mapping[str, Any] | None = None
 
     def stage(self, name: str) -> Stage:
         """A stage by name."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tamis.budgets import BudgetTooSmall
+from tamis.errors import DataError
 from tamis.values import Budget, Machine, Subset
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def holdings(view: PoolView, by: str, budget: Budget) -> dict[str, int]:
 def divide(budget: Budget, claims: Mapping[str, int], held: Mapping[str, int], *, usable: int) -> dict[str, Budget]:
     """`budget` divided in proportion to `claims`, no group above what it holds, as budgets of rows or of tokens.
 
-    `claims` are whole numbers above 0; `usable` is the number of rows of which a share is one.
+    `claims` are whole numbers of at least 0; `usable` is the number of rows of which a share is one.
     """
     rows, tokens = budget.limits(usable)
     total = rows if rows is not None else tokens
@@ -43,13 +43,40 @@ def divide(budget: Budget, claims: Mapping[str, int], held: Mapping[str, int], *
     return {name: Budget(tokens=part) for name, part in parts.items()}
 
 
+def tempered(held: Mapping[str, int], alpha: float) -> dict[str, float]:
+    """Weights n^alpha of groups that hold n, adding up to 1: alpha 1 proportional, 0 equal."""
+    powers = {name: float(amount) ** alpha for name, amount in held.items()}
+    total = sum(powers.values())
+    return {name: power / total for name, power in powers.items()}
+
+
+def claims_of(weights: Mapping[str, float]) -> dict[str, int]:
+    """Weights (at least 0, finite) as whole claims in the same proportions, to 1e-12 of the largest.
+
+    A weight above 0 has a claim of at least 1, so that it goes before weights of 0. The digits beyond are cut so that
+    sums which differ by the order of rows make the same claims.
+    """
+    largest = max(weights.values(), default=0.0)
+    return {name: max(1, round(weight / largest * 10**12)) if weight > 0 else 0 for name, weight in weights.items()}
+
+
 def apportion(total: int, claims: Mapping[str, int], held: Mapping[str, int]) -> dict[str, int]:
     """Whole parts of `total` in proportion to `claims`, each at most `held`: water-filling, then largest remainders.
 
-    A group whose part would exceed what it holds gets all of that, and the rest is divided among the others. The parts
-    add up to min(total, sum(held)) and do not depend on the order of groups; equal remainders go to the lower name.
+    A group whose part would exceed what it holds gets all of that, and the rest is divided among the others. Groups
+    with a claim of 0 get nothing until all others are full; then they share what is left equally. The parts add up to
+    min(total, sum(held)) and do not depend on the order of groups; equal remainders go to the lower name.
     """
     names = sorted(claims)
+    left = min(total, sum(held[name] for name in names))
+    parts = _filled(left, [name for name in names if claims[name]], claims, held)
+    others = [name for name in names if not claims[name]]
+    parts |= _filled(left - sum(parts.values()), others, dict.fromkeys(others, 1), held)
+    return {name: parts[name] for name in names}
+
+
+def _filled(total: int, names: list[str], claims: Mapping[str, int], held: Mapping[str, int]) -> dict[str, int]:
+    """Parts of at most `total` among groups whose claims are above 0, names in order."""
     left = min(total, sum(held[name] for name in names))
     parts: dict[str, int] = {}
     while full := _overfull(left, [name for name in names if name not in parts], claims, held):
@@ -64,7 +91,7 @@ def apportion(total: int, claims: Mapping[str, int], held: Mapping[str, int]) ->
     by_remainder = sorted(open_names, key=lambda name: (-(left * claims[name] % weight), name))
     for name in by_remainder[:spare]:
         parts[name] += 1
-    return {name: parts[name] for name in names}
+    return parts
 
 
 def _overfull(left: int, names: list[str], claims: Mapping[str, int], held: Mapping[str, int]) -> list[str]:
@@ -76,36 +103,72 @@ def select_by_mix(view: PoolView, mixer: Mixer, selector: Selector, budget: Budg
     """`selector` run inside each group with the share that `mixer` gives it, groups in order of name.
 
     What the groups leave over (tokens smaller than their smallest row, rows they could not rank) is spent by the same
-    selector on all rows that are left, so that the whole is as full as without a mix.
+    selector on all rows that are left, first of the groups that have a share, then of the others too, so that the whole
+    is as full as without a mix. A group in which the selector finds no candidate says so in a note; where that is so in
+    every group, it is the DataError of the first.
     """
     import numpy as np
 
     shares = mixer.share(view, budget)
     groups = view.groups(mixer.by)
-    chosen: list[Subset] = []
-    values = np.full(len(view), np.nan, np.float32)
-    reasons = view.signal("lengths", "reason").astype(np.uint8)
+    mixed = _Mixed(view, selector, on)
     for name in sorted(shares):
         inside = view.usable & (groups == name)
-        if not (share := _affordable(shares[name], view.cost[inside])):
-            continue
+        if share := _affordable(shares[name], view.cost[inside]):
+            mixed.pick(name, inside, share)
+    if not mixed.chosen and mixed.faults:
+        raise mixed.faults[0]
+    shared = np.isin(groups, [name for name, share in shares.items() if share.rows or share.tokens])
+    for among in (shared, np.ones(len(view), np.bool_)):
+        left = _left(view, mixed.chosen) & among
+        if rest := _rest(view, mixed.chosen, budget, left):
+            mixed.pick("what the shares left over", left, rest)
+    return mixed.subset()
+
+
+class _Mixed:
+    """What was chosen, group by group. A row has the value on which its group's selection judged it."""
+
+    def __init__(self, view: PoolView, selector: Selector, on: Machine) -> None:
+        import numpy as np
+
+        self.view, self.selector, self.on = view, selector, on
+        self.chosen: list[Subset] = []
+        self.notes: list[str] = []
+        self.faults: list[DataError] = []
+        self.values = np.full(len(view), np.nan, np.float32)
+        self.reasons = view.signal("lengths", "reason").astype(np.uint8)
+        self.judged = np.zeros(len(view), np.bool_)
+
+    def pick(self, name: str, inside: NDArray[np.bool_], share: Budget) -> None:
+        """Let the selector spend a share on the rows `inside` (n,)."""
         try:
-            subset = selector.select(dataclasses.replace(view, keep=inside), share, on)
+            subset = self.selector.select(dataclasses.replace(self.view, keep=inside), share, self.on)
         except BudgetTooSmall:  # the smallest row has no value to be ranked on: the rest of the mix spends the share
-            continue
-        chosen.append(subset)
+            return
+        except DataError as error:
+            self.faults.append(error)
+            self.notes.append(f"{name}: {error}")
+            return
+        self.chosen.append(subset)
+        self.notes += [f"{name}: {note}" for note in subset.notes]
         if subset.values is not None and subset.reasons is not None:
-            values[inside], reasons[inside] = subset.values[inside], subset.reasons[inside]
-    if rest := _rest(view, chosen, budget):
-        with contextlib.suppress(BudgetTooSmall):
-            chosen.append(selector.select(_without(view, chosen), rest, on))
-    return Subset(
-        positions=_joined([subset.positions for subset in chosen], np.int64),
-        gains=_joined([subset.gains for subset in chosen], np.float32),
-        values=values,
-        reasons=reasons,
-        unit=chosen[0].unit if chosen else "",
-    )
+            new = inside & ~self.judged
+            self.values[new], self.reasons[new] = subset.values[new], subset.reasons[new]
+            self.judged |= inside
+
+    def subset(self) -> Subset:
+        """All of it."""
+        import numpy as np
+
+        return Subset(
+            positions=_joined([one.positions for one in self.chosen], np.int64),
+            gains=_joined([one.gains for one in self.chosen], np.float32),
+            values=self.values,
+            reasons=self.reasons,
+            unit=self.chosen[0].unit if self.chosen else "",
+            notes=tuple(self.notes),
+        )
 
 
 def _affordable(share: Budget, cost: NDArray[np.int64]) -> Budget | None:
@@ -115,21 +178,21 @@ def _affordable(share: Budget, cost: NDArray[np.int64]) -> Budget | None:
     return share
 
 
-def _rest(view: PoolView, chosen: list[Subset], budget: Budget) -> Budget | None:
+def _rest(view: PoolView, chosen: list[Subset], budget: Budget, left: NDArray[np.bool_]) -> Budget | None:
+    """What of the budget is not spent, or None where it buys none of the rows that are left."""
     taken = _joined([subset.positions for subset in chosen], int)
     rows, tokens = budget.limits(int(view.usable.sum()))
-    left = view.usable.copy()
-    left[taken] = False
     if rows is not None:
         return _affordable(Budget(rows=rows - len(taken)), view.cost[left])
     assert tokens is not None
     return _affordable(Budget(tokens=tokens - int(view.cost[taken].sum())), view.cost[left])
 
 
-def _without(view: PoolView, chosen: list[Subset]) -> PoolView:
-    left = view.usable.copy()
+def _left(view: PoolView, chosen: list[Subset]) -> NDArray[np.bool_]:
+    """(n,) usable rows not chosen yet."""
+    left: NDArray[np.bool_] = view.usable.copy()
     left[_joined([subset.positions for subset in chosen], int)] = False
-    return dataclasses.replace(view, keep=left)
+    return left
 
 
 def _joined(parts: list[Any], dtype: Any) -> NDArray[Any]:

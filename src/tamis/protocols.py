@@ -71,7 +71,7 @@ class Mixer(Component, Protocol):
 
     @property
     def by(self) -> str:
-        """What the groups are, as `PoolView.groups` takes it: source, kind, file or meta.NAME."""
+        """What the groups are, as `PoolView.groups` takes it: source, kind, file, meta.NAME, clusters:K or a column."""
         ...
 
     def share(self, view: PoolView, budget: Budget, /) -> Mapping[str, Budget]:

@@ -195,7 +195,9 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
         "peak_memory_gb": _peak_memory(work.machine.workers),
         "model": {"name": work.model.name, "digest": work.model.digest, "max_tokens": work.model.max_tokens},
         "pool": {"digest": pool.digest, "rows": len(pool), "files": list(pool.files)},
-        "target": {"rows": len(conductor.target), "files": list(conductor.target.files)} if conductor.target else None,
+        **{
+            side: {"rows": len(one), "files": list(one.files)} if one else None for side, one in conductor.sides.items()
+        },
         "stages": list(conductor.took.values()),
         "passes": [{"pass": name, **facts} for name, facts in work.work.passes.items()],
         "subset": {
@@ -215,9 +217,10 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
 
 
 def _notes(conductor: Conductor) -> list[str]:
-    """What a reader must know of the signals that stages measured, one sentence each, behind the stage's name."""
-    signals = {name: left for name, left in conductor.outcomes.items() if isinstance(left, Signal)}
-    return [f"{name}: {sentence}" for name, signal in signals.items() for sentence in signal.caveats]
+    """What a reader must know of what stages measured and chose, one sentence each, behind the stage's name."""
+    said = {name: left.caveats for name, left in conductor.outcomes.items() if isinstance(left, Signal)}
+    said |= {name: left.subset.notes for name, left in conductor.outcomes.items() if isinstance(left, Selection)}
+    return [f"{name}: {sentence}" for name, sentences in said.items() for sentence in sentences]
 
 
 def _peak_memory(workers: int) -> float:

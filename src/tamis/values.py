@@ -33,6 +33,7 @@ class Reason(enum.IntEnum):
     NOT_MEASURED = 6
     TOO_SHORT = 7
     DUPLICATE = 8
+    CUT = 9
 
     @property
     def text(self) -> str:
@@ -50,6 +51,7 @@ _REASON_TEXT = {
     Reason.NOT_MEASURED: "not measured",
     Reason.TOO_SHORT: "too short for this measure",
     Reason.DUPLICATE: "a row before it has the same text",
+    Reason.CUT: "the model's maximum length does not hold it whole",
 }
 
 
@@ -83,14 +85,16 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What a component must have before it runs: a signal (by pass name) or a column, of the pool or of the target.
+    """What a component must have before it runs: a signal (by pass name) or a column, of a side of the run.
+
+    Sides: the pool, the target, and `existing`: data that the model has been trained on already.
 
     `settings` are the least the pass must be run with (for example ``{"loss": "all"}``); a richer pass satisfies it.
     """
 
     kind: Literal["signal", "column"]
     name: str
-    side: Literal["pool", "target"] = "pool"
+    side: Literal["pool", "target", "existing"] = "pool"
     settings: tuple[tuple[str, Any], ...] = ()
 
 
@@ -159,7 +163,8 @@ class Subset:
 
     `positions`: (k,) int64 places in the pool. `gains`: (k,) float32, what each pick was worth to the selector.
     `weights`: (k,) float32 training weights or None. `values`: (n,) float32 the statistic on which every row of the
-    pool was judged, NaN where it had none; `reasons` (n,) says why. `unit` names that statistic.
+    pool was judged, NaN where it had none; `reasons` (n,) says why. `unit` names that statistic. `notes`: what a reader
+    must know of the choice, in sentences: a bound, an approximation, a fallback.
     """
 
     positions: NDArray[np.int64]
@@ -168,6 +173,7 @@ class Subset:
     reasons: NDArray[np.uint8] | None = None
     weights: NDArray[np.float32] | None = None
     unit: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,8 @@ class PoolView:
 
     `signal_folders[name][i]` is the folder of shard i's signal. `columns` maps full column names
     (`perplexity.response@base-4m`) to whole-pool columns. `target` is the view of the target pool, or None.
-    `existing`: places of rows already chosen.
+    `existing`: places of rows already chosen. `existing_pool`: the view of data that the model has been trained on, or
+    None.
     """
 
     pool: Pool
@@ -55,6 +56,7 @@ class PoolView:
     columns: Mapping[str, Column] = field(default_factory=dict)
     target: PoolView | None = None
     existing: Sequence[int] = ()
+    existing_pool: PoolView | None = None
     keep: NDArray[np.bool_] | None = None  # rows a `where` has left; None: all
 
     def __len__(self) -> int:
@@ -99,18 +101,14 @@ class PoolView:
         return good
 
     def groups(self, by: str = "source") -> NDArray[np.str_]:
-        """(n,) group name of every row: `source`, `kind`, or a field of meta as `meta.skill` ("" where absent)."""
-        import json
+        """(n,) group name of every row: `source`, `kind`, `file`, `meta.NAME`, `clusters:K`, or a column in bands.
 
-        import numpy as np
+        Names are "" for rows that have no such thing; `tamis.grouping` says how columns are cut. RecipeError where
+        there is no such column, or the hidden states of clusters were not measured.
+        """
+        from tamis.grouping import groups_of
 
-        if by.startswith("meta."):
-            name = by.removeprefix("meta.")
-            texts = self.pool.table(["meta"]).column("meta").to_pylist()
-            return np.array([str(json.loads(text).get(name) or "") for text in texts], dtype=np.str_)
-        if by not in ("source", "kind", "file"):
-            raise RecipeError(f"cannot group by {by!r}: use source, kind, file or meta.NAME")
-        return np.array(self.pool.table([by]).column(by).to_pylist(), dtype=np.str_)
+        return groups_of(self, by)
 
 
 def resolve_column(name: str, known: Sequence[str]) -> str:

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from tamis.stages.select import Selection
 
 WARM_UP: Mapping[str, Any] = {"epochs": 4, "keep": "every-epoch"}
+OVER_WARM_UP: Mapping[str, Mapping[str, Any]] = {  # passes over its checkpoints that read no target
+    "trajectories": {"start": True},
+    "gradients": {"profile": "tracin", "use": "last", "dim": 4096},
+}
+NO_TARGET = "{} needs a target: give files with examples of what the model should get better at"
 
 
 def filter(  # noqa: A001 - the verb's name
@@ -48,11 +53,13 @@ def select(
     budget: str | int | Budget,
     *,
     target: Rows | None = None,
+    existing: Rows | None = None,
     where: str | None = None,
     mix: Any = None,
     columns: Any = (),
     on: str | None = None,
     warm_up: Settings | Trained = None,
+    utility: Settings = None,
     only: Chosen | str | Path | None = None,
     model: Model = None,
     work: Place = None,
@@ -62,15 +69,23 @@ def select(
     """The rows that a selector picks within a budget: rows (5000), a share ("5%") or tokens ("2M tokens").
 
     `target`: examples of what the model should get better at. `where` filters first; `mix` shares the budget among
-    groups. `columns`, `on`: files of ratings, as for `add_columns`. LESS first trains a warm-up on a random 5 %
-    (`warm_up`: settings of `lora`); with `only` (an earlier selection, or its file) influence is measured on those rows
-    alone, and no other row is picked. Raises RecipeError where a setting is wrong or something needed is not given.
+    groups. `columns`, `on`: files of ratings, as for `add_columns`. LESS, S2L and BADGE first train a warm-up on a
+    random 5 % (`warm_up`: settings of `lora`); with `only` (an earlier selection, or its file) influence is measured on
+    those rows alone, and no other row is picked. `existing`: data that the model has been trained on, for what
+    complements it. DELIFT measures in-context utility first (`utility`: settings of the pass of that name). Raises
+    RecipeError where a setting is wrong or something needed is not given.
     """
+    from tamis.stages.select import mixer_of
+
     built = build("selectors", selector, {**(settings or {}), **more})
     if only is not None and not any(need.name == "influence" for need in built.needs):
         raise RecipeError(f"{selector} measures no influence, so `only` has no meaning; filter its rows with `where`")
     if target is None and any(need.side == "target" or need.name == "influence" for need in built.needs):
-        raise RecipeError(f"{selector} needs a target: give files with examples of what the model should get better at")
+        raise RecipeError(NO_TARGET.format(selector))
+    if target is None and (blend := mixer_of(mix)) is not None and any(need.side == "target" for need in blend.needs):
+        raise RecipeError(NO_TARGET.format("the mix"))
+    if existing is None and any(need.side == "existing" for need in built.needs):
+        raise RecipeError(f"{selector} needs existing data: give files with what the model has been trained on")
     return _choose(
         pool,
         built,
@@ -83,7 +98,9 @@ def select(
         where=where,
         mix=mix,
         target=target,
+        existing=existing,
         warm_up=warm_up,
+        utility=utility,
         only=only,
     )
 
@@ -101,30 +118,43 @@ def _choose(
     where: str | None = None,
     mix: Any = None,
     target: Rows | None = None,
+    existing: Rows | None = None,
     warm_up: Settings | Trained = None,
+    utility: Settings = None,
     only: Chosen | str | Path | None = None,
 ) -> Chosen:
     from tamis.columns_io import read_all
     from tamis.stages.measure import measure_needs, richest
     from tamis.stages.score import known_columns
-    from tamis.stages.select import missing_columns, mixer_of
+    from tamis.stages.select import missing_columns, mixer_of, needs_with
     from tamis.stages.select import select as run
 
     at, mixer = work_of(work), mixer_of(mix)
     rows = pool_of(pool, at)
     _, notes = read_all(rows, files, at, on)
     have = known_columns(rows, at)
-    scorers = missing_columns(selector.needs, where, have)
-    needs = [*selector.needs, *(need for scorer in scorers.values() for need in scorer.needs)]
+    asked = needs_with(selector, mixer)
+    scorers = missing_columns(asked, where, have)
+    needs = [*asked, *(need for scorer in scorers.values() for need in scorer.needs)]
     at = work_of(at, model, why=_why(name, scorers, needs, budget))
     at = dataclasses.replace(at, settings_of_passes=richest(needs))
     goal = pool_of(target, at) if target is not None else None
+    known = pool_of(existing, at) if existing is not None else None
     given: dict[str, Signal] = measure_needs(rows, [], at)
     if goal is not None and any(need.name == "influence" for need in selector.needs):
         places = None if only is None else _places(rows, chosen_of(only, at, None, "select"))
         given["influence"] = _influence(rows, goal, at, warm_up or {}, given, places)
         notes = [*notes, *given["influence"].caveats]
-    chosen = run(rows, selector, budget, at, target=goal, where=where, mixer=mixer, given=given, columns=have)
+    for need in (need for need in selector.needs if need.name in OVER_WARM_UP):
+        given[need.name] = _over_warm_up(rows, need.name, at, warm_up or {}, given)
+        notes = [*notes, *given[need.name].caveats]
+    for need in (need for need in selector.needs if need.name == "utility"):
+        own = {**dict(need.settings), **(utility or {}), "target": goal, "existing": known}
+        given["utility"] = _utility(rows, own, at, given)
+        notes = [*notes, *given["utility"].caveats]
+    chosen = run(
+        rows, selector, budget, at, target=goal, existing=known, where=where, mixer=mixer, given=given, columns=have
+    )
     return handle_of(rows, chosen, at, name, tuple(notes))
 
 
@@ -138,7 +168,7 @@ def _why(name: str, scorers: Mapping[str, Any], needs: Sequence[Need], budget: B
 def handle_of(pool: Pool, chosen: Selection, work: Workspace, name: str, notes: tuple[str, ...]) -> Chosen:
     """What a verb hands back of a selection."""
     unscored = 0 if chosen.unscored is None else int(chosen.unscored.sum())
-    seconds = chosen.entry.seconds
+    seconds, notes = chosen.entry.seconds, (*notes, *chosen.subset.notes)
     return Chosen(pool, chosen.subset, work, name, chosen.entry.facts, chosen.digest, seconds, unscored, notes)
 
 
@@ -157,19 +187,45 @@ def _influence(
     given: Mapping[str, Signal],
     only: NDArray[np.int64] | None = None,
 ) -> Signal:
-    from tamis.api.proving import train
     from tamis.stages.measure import measure
     from tamis.stages.only import measure_only
-    from tamis.stages.select import select as run
 
-    if not isinstance(warm_up, Trained):
-        chosen = run(pool, build("selectors", "random", {"seed": 1}), Budget(share=0.05), work, given=given)
-        warm_up = train(handle_of(pool, chosen, work, "warm-up", ()), settings={**WARM_UP, **warm_up})
-    checkpoints = warm_up.training.checkpoints
+    checkpoints = _warmed_up(pool, work, warm_up, given).training.checkpoints
     component = build("passes", "influence", {"checkpoints": checkpoints, "target": target})
     if only is not None:
         return measure_only(pool, only, "influence", component, work)
     return measure(pool, "influence", component, work, given)
+
+
+def _over_warm_up(
+    pool: Pool, name: str, work: Workspace, warm_up: Mapping[str, Any] | Trained, given: Mapping[str, Signal]
+) -> Signal:
+    """Losses of every row over a warm-up, those of the untouched model first; or gradients on its last checkpoint."""
+    from tamis.stages.measure import measure
+
+    checkpoints = _warmed_up(pool, work, warm_up, given).training.checkpoints
+    return measure(pool, name, build("passes", name, {"checkpoints": checkpoints, **OVER_WARM_UP[name]}), work, given)
+
+
+def _warmed_up(
+    pool: Pool, work: Workspace, warm_up: Mapping[str, Any] | Trained, given: Mapping[str, Signal]
+) -> Trained:
+    """The warm-up given, or `lora` with these settings on a random 5 % of the pool."""
+    from tamis.api.proving import train
+    from tamis.stages.select import select as run
+
+    if isinstance(warm_up, Trained):
+        return warm_up
+    chosen = run(pool, build("selectors", "random", {"seed": 1}), Budget(share=0.05), work, given=given)
+    return train(handle_of(pool, chosen, work, "warm-up", ()), settings={**WARM_UP, **warm_up})
+
+
+def _utility(pool: Pool, settings: Mapping[str, Any], work: Workspace, given: Mapping[str, Signal]) -> Signal:
+    """In-context utility with the settings of its pass; the model and the sides are the run's."""
+    from tamis.stages.measure import measure, measure_needs
+
+    component = build("passes", "utility", {**settings, "model": work.model})
+    return measure(pool, "utility", component, work, measure_needs(pool, component.needs, work, given))
 
 
 def mix(
@@ -177,19 +233,42 @@ def mix(
     mixer: str,
     budget: str | int | Budget,
     *,
+    target: Rows | None = None,
+    columns: Any = (),
+    on: str | None = None,
     model: Model = None,
     work: Place = None,
     settings: Settings = None,
     **more: Any,
 ) -> Shares:
-    """What each group of the pool gets of a budget. A budget of tokens counts those of `model`."""
-    from tamis.stages.measure import measure_needs, view_of
+    """What each group of the pool gets of a budget. A budget of tokens counts those of `model`.
+
+    `target`: for mixers that compare groups with it. `columns`, `on`: files of ratings, as for `add_columns`.
+    """
+    from tamis.columns_io import read_all
+    from tamis.stages.measure import measure_needs, needs_on, richest, view_of
+    from tamis.stages.score import known_columns, score
+    from tamis.stages.select import missing_columns
 
     built = build("mixers", mixer, {**(settings or {}), **more})
-    limit = Budget.parse(budget)
-    at = work_of(work, model, why="a budget of tokens" if limit.tokens is not None else "")
+    if target is None and any(need.side == "target" for need in built.needs):
+        raise RecipeError(NO_TARGET.format(mixer))
+    limit, at = Budget.parse(budget), work_of(work)
     rows = pool_of(pool, at)
-    return Shares(built.share(view_of(rows, measure_needs(rows, [], at)), limit))
+    read_all(rows, columns, at, on)
+    have = known_columns(rows, at)
+    scorers = missing_columns(built.needs, None, have)
+    needs = [*built.needs, *(need for scorer in scorers.values() for need in scorer.needs)]
+    at = work_of(at, model, why=_why(mixer, scorers, needs, limit))
+    at = dataclasses.replace(at, settings_of_passes=richest(needs))
+    signals = measure_needs(rows, needs_on("pool", needs), at)
+    made = score(rows, scorers, at, signals).columns if scorers else {}
+    goal = None
+    if target is not None:
+        read = pool_of(target, at)
+        goal = view_of(read, measure_needs(read, needs_on("target", needs), at))
+    view = view_of(rows, signals, columns={**have, **made}, target=goal)
+    return Shares(built.share(view, limit))
 
 
 def open_subset(path: str | Path, *, model: Model = None, work: Place = None) -> Chosen:

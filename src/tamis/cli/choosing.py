@@ -23,8 +23,11 @@ def select(
     selector: Annotated[str, typer.Option("--with", help="Selector: less, rds-plus, top, random, …")],
     budget: Budgeted,
     target: Annotated[list[str] | None, TARGET] = None,
+    existing: Annotated[
+        list[str] | None, typer.Option("--existing", help="Data files that the model has been trained on; repeatable.")
+    ] = None,
     where: Annotated[str | None, typer.Option("--where", help="Filter first: an expression over columns.")] = None,
-    mixer: Annotated[str | None, typer.Option("--mix", help="Mixer over sources: equal, proportional.")] = None,
+    mixer: Annotated[str | None, typer.Option("--mix", help="Mixer over groups: equal, temperature, smart, …")] = None,
     columns: Annotated[list[str] | None, COLUMNS] = None,
     on: On = None,
     only: Annotated[
@@ -39,23 +42,28 @@ def select(
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Choose rows of a pool within a budget; `--set warm_up.epochs=2` sets the warm-up of LESS."""
+    """Choose rows of a pool within a budget; `--set` warm_up.… is LESS's, utility.… DELIFT's, mix.… the mixer's."""
     output.use_json(json)
     from tamis.api import select as run
+    from tamis.errors import RecipeError
 
     settings = settings_of(sets)
-    warm_up = settings.pop("warm_up", {})
+    warm_up, utility, of_mixer = (settings.pop(name, {}) for name in ("warm_up", "utility", "mix"))
+    if of_mixer and mixer is None:
+        raise RecipeError(f"--set mix.{next(iter(of_mixer))} sets a mixer, and none is named: add --mix NAME")
     work = open_workspace(workspace, model, max_tokens, workers, device, required=False)
     chosen = run(
         pool,
         selector,
         budget,
         target=target or None,
+        existing=existing or None,
         where=where,
-        mix=mixer,
+        mix={mixer: of_mixer} if mixer is not None else None,
         columns=columns or (),
         on=on,
         warm_up=warm_up,
+        utility=utility,
         only=only,
         work=work,
         settings=settings,
@@ -71,20 +79,34 @@ def select(
 @app.command()
 def mix(
     pool: PoolName,
-    mixer: Annotated[str, typer.Option("--with", help="Mixer: equal, proportional.")],
+    mixer: Annotated[str, typer.Option("--with", help="Mixer: equal, proportional, temperature, smart, …")],
     budget: Budgeted,
+    target: Annotated[list[str] | None, TARGET] = None,
+    columns: Annotated[list[str] | None, COLUMNS] = None,
+    on: On = None,
     sets: Sets = None,
     model: Model = None,
     max_tokens: MaxTokens = 2048,
     workspace: Place = Path(".tamis"),
+    workers: Workers = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Show what each group of a pool gets of a budget."""
     output.use_json(json)
     from tamis.api import mix as run
 
-    work = open_workspace(workspace, model, max_tokens, 1, None, required=False)
-    shares = run(pool, mixer, budget, work=work, settings=settings_of(sets))
+    work = open_workspace(workspace, model, max_tokens, workers, device, required=False)
+    shares = run(
+        pool,
+        mixer,
+        budget,
+        target=target or None,
+        columns=columns or (),
+        on=on,
+        work=work,
+        settings=settings_of(sets),
+    )
     rows = [(name, share.rows if share.rows is not None else share.tokens) for name, share in shares.items()]
     unit = "rows" if all(share.rows is not None for share in shares.values()) else "tokens"
     output.result({"shares": dict(rows), "unit": unit}, output.table(rows, ["group", unit]))

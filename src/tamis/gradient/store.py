@@ -180,6 +180,29 @@ def _factored(delta: torch.Tensor, seen: torch.Tensor) -> bool:
     return tokens * (out + width) < out * width
 
 
+def read_rows(arrays: Mapping[str, NDArray[Any]], rows: NDArray[np.int64], *, lengths: bool) -> NDArray[np.float32]:
+    """(m, C dim) float32 projected Γ of some rows of a store's shard, the checkpoints side by side.
+
+    `lengths`: whether each has the length of Γ on its checkpoint, or length about 1. Rows must have no reason.
+    """
+    import numpy as np
+    import torch
+
+    from tamis.gradient.encodings import decode, width
+
+    contents = Contents.read(np.asarray(arrays["contents"], np.uint8))
+    dim, size = contents.projection.dim, width(contents.encoding, contents.projection.dim)
+    stored, scales = arrays["features"][rows], arrays["scales"][rows]
+    if lengths:
+        scales = scales * arrays["norms"][rows]
+    found = np.empty((len(rows), scales.shape[1], dim), np.float32)
+    for number in range(scales.shape[1] if len(rows) else 0):
+        items = torch.from_numpy(np.ascontiguousarray(stored[:, number * size : (number + 1) * size]))
+        numbers = decode(items, contents.encoding, torch.empty(len(items), dim)).numpy()
+        found[:, number] = numbers * scales[:, number, None]
+    return found.reshape(len(rows), scales.shape[1] * dim)
+
+
 def project_vectors(sketch: Sketch, vectors: Mapping[str, torch.Tensor], balances: Balances) -> torch.Tensor:
     """(K, dim) float32: V / c by layer, (K, p) each, projected."""
     sums = sketch.start(len(next(iter(vectors.values()))))

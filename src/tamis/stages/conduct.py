@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tamis.stages.load import detail, folders_of, load_checkpoints
 from tamis.stages.measure import SHARED, Signal, measure, measure_needs, richest, view_of
 from tamis.stages.only import measure_only
 from tamis.stages.score import Scored, known_columns, score
-from tamis.stages.select import Selection, mixer_of, select
+from tamis.stages.select import Selection, mixer_of, needs_with, select
 from tamis.stages.sources import ingest_source
 from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate_one, train_one
 from tamis.stages.workspace import Workspace
@@ -38,6 +38,7 @@ class Conductor:
     work: Workspace
     pool: Pool | None = None
     target: Pool | None = None
+    existing: Pool | None = None
     outcomes: dict[str, Any] = field(default_factory=dict)
     took: dict[str, dict[str, Any]] = field(default_factory=dict)
     columns: dict[str, Column] = field(default_factory=dict)
@@ -53,11 +54,13 @@ class Conductor:
         return cls(recipe, dataclasses.replace(work, model=model, settings_of_passes=settings))
 
     def ingest(self) -> None:
-        """Read the pool and the target."""
+        """Read the pool, the target and the existing data."""
         with self._timed("ingest", "ingest"):
             self.pool = ingest_source(self.recipe.pool, self.work)
             if self.recipe.target is not None:
                 self.target = ingest_source(self.recipe.target, self.work)
+            if self.recipe.existing is not None:
+                self.existing = ingest_source(self.recipe.existing, self.work)
         if not len(self.pool):
             raise RecipeError("no row of the pool could be used; every row read is in the quarantine with its reason")
         self._read_ratings()
@@ -96,6 +99,11 @@ class Conductor:
         """The pool with the signals and columns made so far."""
         assert self.pool is not None
         return view_of(self.pool, self._signals(), columns=self.columns)
+
+    @property
+    def sides(self) -> dict[str, Pool | None]:
+        """The target and the existing data, where the recipe names them."""
+        return {"target": self.target, "existing": self.existing}
 
     def main(self) -> Selection | None:
         """The selection that the run is about."""
@@ -178,6 +186,8 @@ class Conductor:
             settings["model"] = self.work.model
         if "target" in names:
             settings["target"] = self.target
+        if "existing" in names:
+            settings["existing"] = self.existing
         if "pool" in names:
             settings["pool"] = self.pool
         if "checkpoints" in names:
@@ -203,6 +213,7 @@ class Conductor:
             self.work,
             name=stage.name,
             target=self.target,
+            existing=self.existing,
             where=stage.settings.get("where"),
             mixer=mixer_of(stage.settings.get("mix")),
             given=given,
@@ -311,19 +322,19 @@ def needs_of(recipe: Recipe) -> list[Need]:
         elif stage.verb == "pass":
             needs += needs_of_pass(stage.component, stage.own)
         elif stage.verb == "select":
-            needs += build("selectors", stage.component, stage.own).needs
-            needs += _column_needs(stage)
+            asked = needs_with(build("selectors", stage.component, stage.own), mixer_of(stage.settings.get("mix")))
+            needs += [*asked, *_column_needs(stage, asked)]
     if any(need.name == "tokens" for need in needs):
         needs.append(Need(kind="signal", name="tokens", settings=(("pooled", True),)))
     return needs
 
 
-def _column_needs(stage: Stage) -> list[Need]:
-    """Signals under the columns that a filter or a ranking names."""
+def _column_needs(stage: Stage, own: Sequence[Need]) -> list[Need]:
+    """Signals under the columns that a filter, a ranking or a mix names."""
     from tamis.catalogue import SCORERS
     from tamis.expressions import names
 
     used = names(str(stage.settings["where"])) if "where" in stage.settings else set()
-    used |= {str(stage.settings["by"])} if "by" in stage.settings else set()
+    used |= {need.name for need in own if need.kind == "column"}
     scorers = {column.partition("@")[0].partition(".")[0] for column in used}
     return [need for name in sorted(scorers & set(SCORERS)) for need in build("scorers", name, {}).needs]

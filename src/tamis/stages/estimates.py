@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,14 @@ class Size:
 def pass_step(recipe: Recipe, stage: Stage, over: Size, target: Size) -> Step:
     """One pass stage over the rows of `over`; one that nobody can estimate says so."""
     component = build_unfilled(stage.component, stage.own)
-    known = {"influence": _influence, "gradients": _gradients, "gradient-query": _query, "landmarks": _landmarks}
+    known: dict[str, Callable[..., Step]] = {
+        "utility": _utility,
+        "influence": _influence,
+        "gradients": _gradients,
+        "gradient-query": _query,
+        "landmarks": _landmarks,
+        "trajectories": _trajectories,
+    }
     if stage.component in known:
         return known[stage.component](recipe, stage, component, over, target)
     cheap = {"tokens": TOKENS_FORWARDS, "pairs": PAIRS_FORWARDS, "lengths": 0.0}
@@ -88,6 +95,13 @@ def _gradients(recipe: Recipe, stage: Stage, component: Any, over: Size, target:
     return Step(stage.name, what, over.rows, tokens, _forwards(component), disk)
 
 
+def _trajectories(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
+    """A forward pass for every checkpoint, and one for the model before them where it is asked for."""
+    kept = checkpoints_of(recipe, stage) + component.start
+    what = f"trajectories, losses under {kept} models"
+    return Step(stage.name, what, over.rows, over.tokens * kept, 1.0, 4 * over.rows * kept)
+
+
 def _query(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
     """The target's gradients, and one reading of the store."""
     store = recipe.stage(str(stage.settings["from"])[1:])
@@ -105,6 +119,15 @@ def _landmarks(recipe: Recipe, stage: Stage, component: Any, over: Size, target:
     flops = 300.0 * over.rows * marks + 2.0 * marks**3 + 40.0 * min(marks, 1000) ** 3
     what = f"landmarks, at most {marks:,}; other rows interpolated"
     return Step(stage.name, what, over.rows, 0, 0.0, 16 * over.rows, seconds=flops / KERNEL_FLOPS)
+
+
+def _utility(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
+    """Every row once as a demonstration and once without one, and the tokens of the query for every pair."""
+    pairs = over.rows if component.candidates == "all" else min(component.per_row, over.rows)
+    sides = 1 if component.stage == "instruction" else 2
+    what = f"utility, {over.rows * pairs * sides:,} pairs ({component.candidates})"
+    disk = 16 * over.rows * pairs * sides + 9 * over.tokens
+    return Step(stage.name, what, over.rows, over.tokens * (2 + pairs * sides), 1.0, disk)
 
 
 def _counted(recipe: Recipe, stage: Stage, component: Any) -> int:

@@ -198,5 +198,5 @@ def view_of(pool: Pool, signals: Mapping[str, Signal], **parts: Any) -> PoolView
 
 
 def needs_on(side: str, needs: Iterable[Need]) -> list[Need]:
-    """The needs of one side, `pool` or `target`."""
+    """The needs of one side: `pool`, `target` or `existing`."""
     return [need for need in needs if need.side == side]

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis import digests
-from tamis.catalogue import build
+from tamis.catalogue import SCORERS, build, nearest
 from tamis.errors import RecipeError
+from tamis.grouping import FIELDS
 from tamis.pool import Pool
 from tamis.protocols import Mixer, Scorer, Selector
 from tamis.recipe import scorer_settings
@@ -52,53 +53,70 @@ def select(
     *,
     name: str = "subset",
     target: Pool | None = None,
+    existing: Pool | None = None,
     where: str | None = None,
     mixer: Mixer | None = None,
     given: Mapping[str, Signal] | None = None,
     columns: Mapping[str, Column] | None = None,
 ) -> Selection:
-    """The rows that `selector` picks within `budget`, after the filter `where` and within the shares of `mixer`."""
-    needs = list(selector.needs)
+    """The rows that `selector` picks within `budget`, after the filter `where` and within the shares of `mixer`.
+
+    `target` and `existing` are measured and shown to the selector where it needs them.
+    """
+    needs = needs_with(selector, mixer)
     made = dict(columns or {}) | _score_needs(pool, needs, where, columns or {}, work, given)
     signals = measure_needs(pool, needs_on("pool", needs), work, given)
-    target_view = None
-    if target is not None and needs_on("target", needs):
-        target_view = view_of(target, measure_needs(target, needs_on("target", needs), work))
-    view = view_of(pool, signals, columns=made, target=target_view)
+    views = {
+        "target": _side_view(target, "target", needs, work),
+        "existing": _side_view(existing, "existing", needs, work),
+    }
+    view = view_of(pool, signals, columns=made, target=views["target"], existing_pool=views["existing"])
     keep, unscored = _filter(view, where)
     view = dataclasses.replace(view, keep=keep)
     inputs = {
         "pool": pool.digest,
         "budget": budget,
         "where": where,
-        "mixer": [type(mixer).__name__, mixer] if mixer is not None else None,
+        "mixer": [type(mixer).__name__, type(mixer).revision, mixer] if mixer is not None else None,
         "signals": {key: signal.identities for key, signal in signals.items()},
         "columns": _column_digests(made, needs, where),
-        "target": target.digest if target_view is not None and target is not None else None,
+        **{side: None if one is None else one.pool.digest for side, one in views.items()},
     }
 
     def make(folder: Path) -> dict[str, Any]:
         subset = _pick(view, selector, budget, mixer, work)
         if not len(subset.positions):
             raise RecipeError(f"{name}: no row of the pool can be selected{' after ' + repr(where) if where else ''}")
-        parts = {
-            field.name: getattr(subset, field.name) for field in dataclasses.fields(subset) if field.name != "unit"
-        }
+        names = [field.name for field in dataclasses.fields(subset) if field.name not in ("unit", "notes")]
+        parts = {name: getattr(subset, name) for name in names}
         save_arrays(folder, {key: value for key, value in parts.items() if value is not None})
         return {
             "rows": len(subset.positions),
             "tokens": int(view.cost[subset.positions].sum()),
             "unit": subset.unit,
             "usable": int(view.usable.sum()),
+            "notes": list(subset.notes),
         }
 
     entry = work.store.get_or_make(SUBSET, digests.of_component(selector, inputs), make, about=selector)
     return Selection(name, entry, read_subset(entry), keep, unscored)
 
 
+def _side_view(side: Pool | None, name: str, needs: Sequence[Need], work: Workspace) -> PoolView | None:
+    """The view of the target or of existing data, where something needs it."""
+    wanted = needs_on(name, needs)
+    return view_of(side, measure_needs(side, wanted, work)) if side is not None and wanted else None
+
+
+def needs_with(selector: Selector, mixer: Mixer | None) -> list[Need]:
+    """What a selector needs, and its mixer too."""
+    return [*selector.needs, *(mixer.needs if mixer is not None else ())]
+
+
 def read_subset(entry: Entry) -> Subset:
     """The subset of a store entry."""
-    return Subset(**load_arrays(entry.path), unit=entry.facts["unit"])
+    facts = entry.facts
+    return Subset(**load_arrays(entry.path), unit=facts["unit"], notes=tuple(facts.get("notes", ())))
 
 
 def _pick(view: PoolView, selector: Selector, budget: Budget, mixer: Mixer | None, work: Workspace) -> Subset:
@@ -133,15 +151,18 @@ def missing_columns(needs: Iterable[Need], where: str | None, have: Mapping[str,
     for column in sorted(wanted):
         try:
             resolve_column(column, list(have))
-        except RecipeError:
+        except RecipeError as error:
             scorer = column.partition("@")[0].partition(".")[0]
+            if scorer not in SCORERS and ":" not in scorer:
+                hint = nearest(column, [*FIELDS, *SCORERS, *have])
+                raise RecipeError(f"there is no column {column!r}, and no scorer named {scorer!r}{hint}") from error
             scorers[scorer] = build("scorers", scorer, {})
     return scorers
 
 
 def is_field(name: str) -> bool:
     """Whether a name in a filter means a field of the row and not a column."""
-    return name in ("source", "kind", "file") or name.startswith("meta.")
+    return name in FIELDS or name.startswith("meta.")
 
 
 def _filter(view: PoolView, where: str | None) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]:

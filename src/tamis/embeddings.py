@@ -1,0 +1,88 @@
+"""Embeddings of rows, as the covering and matching selectors read them: pooled hidden states of the `tokens` pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from tamis.errors import DataError
+from tamis.nearness import POOLED, repeats
+from tamis.values import Need, Reason
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tamis.nearness import Duplicates
+    from tamis.views import PoolView
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of the rows that may be chosen.
+
+    `places`: (m,) int64 places in the pool, ascending; candidate i of a selector is row `places[i]`. `vectors`: (m, d)
+    float32 of unit length, in that order. `reasons`: (n,) uint8 by place, non-zero where a row has no embedding or may
+    not be chosen.
+    """
+
+    places: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    reasons: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def needs_of(*, target: bool = False) -> frozenset[Need]:
+    """Pooled hidden states of the pool, of the target too where asked, and the lengths of rows."""
+    sides: tuple[Literal["pool", "target"], ...] = ("pool", "target") if target else ("pool",)
+    signals = [Need(kind="signal", name="tokens", side=side, settings=POOLED) for side in sides]
+    return frozenset({*signals, Need(kind="signal", name="lengths")})
+
+
+def of_pool(view: PoolView, who: str, duplicates: Duplicates = "keep") -> Embeddings:
+    """Embeddings of the usable rows; with duplicates `once`, only the first row of equal text has one.
+
+    Raises DataError where no usable row has one. `who` names the selector in errors.
+    """
+    import numpy as np
+
+    from tamis.index import unit
+
+    vectors = unit(view.signal("tokens", "pooled"))
+    known = np.isfinite(vectors).all(axis=1)
+    reasons = view.signal("lengths", "reason").astype(np.uint8)
+    reasons = np.where(view.usable & (reasons == 0), view.signal("tokens", "reason"), reasons).astype(np.uint8)
+    reasons[(reasons == 0) & ~(known & view.usable)] = Reason.NOT_MEASURED
+    if duplicates == "once":
+        reasons[repeats(view, reasons == 0)] = Reason.DUPLICATE
+    places = np.flatnonzero(reasons == 0)
+    if not len(places):
+        raise DataError(f"{who}: no usable row of the pool has an embedding")
+    return Embeddings(places, vectors[places], reasons)
+
+
+def of_target(view: PoolView, who: str) -> NDArray[np.float32]:
+    """(q, d) float32 unit embeddings of the target rows that have one, in order; DataError where none has."""
+    import numpy as np
+
+    from tamis.index import unit
+
+    if view.target is None:
+        raise DataError(f"{who} has no target: name target files in the recipe, or give --target")
+    vectors = unit(view.target.signal("tokens", "pooled"))
+    good = np.isfinite(vectors).all(axis=1)
+    if not good.any():
+        raise DataError("no row of the target has hidden states; every target row was refused by the model's pass")
+    return vectors[good]
+
+
+def of_existing(view: PoolView) -> NDArray[np.float32]:
+    """(e, d) float32 unit embeddings of the rows of the pool chosen before (`PoolView.existing`) that have one."""
+    import numpy as np
+
+    from tamis.index import unit
+
+    vectors = unit(view.signal("tokens", "pooled")[np.asarray(view.existing, np.int64)])
+    return vectors[np.isfinite(vectors).all(axis=1)]

@@ -1,0 +1,1 @@
+"""The submodular engine: objectives, kernels and maximisers, each an axis of its own."""
