@@ -105,7 +105,7 @@ def fill(folder: Path) -> None:
     rows = list(readable(numbered(lines)))
     for name in ("data.jsonl", "raw/a.jsonl", "raw/b.jsonl", "org/set/train.jsonl"):
         write_lines(folder / name, rows)
-    for name in ("target", "few_shot", "held_out"):
+    for name in ("target", "few_shot", "held_out", "trained_on"):
         shutil.copy(ROOT / "data" / "target" / "arithmetic.jsonl", folder / f"{name}.jsonl")
     fill_tables(folder, rows)
     for name in ("my-model", "Qwen/Qwen2.5-0.5B", "HuggingFaceTB/SmolLM2-135M"):
