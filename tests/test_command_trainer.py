@@ -182,6 +182,7 @@ def good(number: int) -> Row:
     )
 
 
+@pytest.mark.soak  # 30 s: two comparisons in full
 def test_compare_gives_the_same_verdict_and_ledger_as_the_built_in_trainer(base: ModelRef, tmp_path: Path) -> None:
     rows = [good(place) for place in range(8)] + tiny.make_rows(16, seed=9)
     pool = tiny.make_pool(tmp_path / "pool", rows)

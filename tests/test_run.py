@@ -118,6 +118,7 @@ def test_another_warm_up_makes_exactly_the_gradients_anew(plain: Run, world: Wor
     assert made == shards == plain.made("influence")[1]
 
 
+@pytest.mark.soak  # 20 s: a whole run more; workers against one process stand in test_engine too
 def test_two_workers_give_the_subset_of_one(plain: Run, world: World, workspace: Path, tmp_path: Path) -> None:
     shutil.copytree(workspace / "store", tmp_path / "store", ignore=shutil.ignore_patterns("subset", "*.lock"))
     store = Store(tmp_path / "store")
