@@ -68,7 +68,7 @@ class CoverageGap:
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of pool and target, and of existing data where its gaps are meant; lengths of rows."""
         existing = {Need(kind="signal", name="tokens", side="existing", settings=POOLED)}
-        return embeddings.needs_of(target=True) | (existing if self.lacking == "existing" else set())
+        return embeddings.needs_of("target") | (existing if self.lacking == "existing" else set())
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, largest gap first; a gain is the score."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tamis.errors import DataError, RecipeError
+from tamis.errors import RecipeError
 from tamis.nearness import POOLED, Duplicates
 from tamis.utility_kernels import Distance, Other, Shape
 from tamis.values import Need
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 Stage = Literal["instruction", "task", "continual"]
 Definition = Literal["paper", "saturating"]
 Side = Literal["pool", "target", "existing"]
-_OTHER: dict[Stage, Side] = {"task": "target", "continual": "existing"}
-DENSE = 8192  # rows up to which all cosines are held
+_OTHER: dict[Stage, Literal["target", "existing"]] = {"task": "target", "continual": "existing"}
 SETTLES = 1e-6
 
 
@@ -128,7 +127,7 @@ class DeliftSe:
     facility location over the pool, with the target (`task`), or beyond the existing data (`continual`). `duplicates`:
     `once` lets only the first of rows with equal text take part.
 
-    Time O(n² d) and memory 4 n² up to 8,192 rows; beyond, every row represents its `neighbours` nearest alone (a k-NN
+    Time O(n² d) and memory 4 n² up to 10,000 rows; beyond, every row represents its `neighbours` nearest alone (a k-NN
     graph, O(n k) memory), which a note says.
     """
 
@@ -159,12 +158,13 @@ class DeliftSe:
         from tamis import embeddings
         from tamis.submodular.cosines import nearest
         from tamis.submodular.selecting import subset_of
+        from tamis.submodular.similar import kernel_of
 
         found = embeddings.of_pool(view, "delift-se", self.duplicates)
-        kernel, notes = _cosines(found.vectors, self.neighbours)
+        kernel, notes = kernel_of(_lifted(found.vectors), "auto", self.neighbours, on)
         other = None
         if self.stage != "instruction":
-            theirs = embeddings.of_target(view, "delift-se") if self.stage == "task" else _existing(view)
+            theirs = embeddings.of_side(view, _OTHER[self.stage], "delift-se")
             other = (nearest(found.vectors, theirs) + 1) / 2
         objective = _objective(kernel, self.stage, other, self.definition, self.eta, self.nu)
         unit = "summed similarity of the row alone"
@@ -182,36 +182,12 @@ def _lengths(stage: Stage) -> frozenset[Need]:
     return frozenset(Need(kind="signal", name="lengths", side=side) for side in sides)
 
 
-def _existing(view: PoolView) -> NDArray[np.float32]:
-    """Unit embeddings of the existing rows that have one."""
+def _lifted(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, d + 1) unit vectors whose cosines are (cosine + 1) / 2 of the unit vectors (n, d)."""
     import numpy as np
 
-    from tamis.index import unit
-
-    if view.existing_pool is None:
-        raise DataError("delift-se has no existing data: name files in the recipe, or give --existing")
-    vectors = unit(view.existing_pool.signal("tokens", "pooled"))
-    good = np.isfinite(vectors).all(axis=1)
-    if not good.any():
-        raise DataError("no row of the existing data has hidden states; all were refused by the model's pass")
-    return vectors[good]
-
-
-def _cosines(vectors: NDArray[np.float32], neighbours: int) -> tuple[Kernel, tuple[str, ...]]:
-    """(cosine + 1) / 2 of all rows, or of many rows those of each to its nearest."""
-    import numpy as np
-
-    from tamis.submodular.cosines import Cosine
-    from tamis.submodular.kernels import Sparse
-
-    if len(vectors) <= DENSE:
-        lifted = np.concatenate([vectors, np.ones((len(vectors), 1), np.float32)], axis=1) / np.sqrt(2)
-        return Cosine(lifted).dense(), ()
-    from tamis.submodular import knn_graph
-
-    graph = knn_graph.build(vectors, neighbours)
-    note = f"approximation: every row represents its {neighbours} nearest alone; {graph.note}"
-    return Sparse(graph.indptr, graph.indices, (graph.values + 1) / 2, len(vectors)), (note,)
+    lifted: NDArray[np.float64] = np.concatenate([vectors, np.ones((len(vectors), 1), np.float32)], axis=1) / np.sqrt(2)
+    return lifted.astype(np.float32)
 
 
 def _settled(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from tamis.embeddings import needs_of
 from tamis.nearness import Duplicates
-from tamis.submodular.similar import needs_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ class DisparitySum:
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of the pool, and the lengths of rows."""
-        return needs_of(None)
+        return needs_of()
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is the distance to all before."""
@@ -68,7 +68,7 @@ class DisparityMin:
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of the pool, and the lengths of rows."""
-        return needs_of(None)
+        return needs_of()
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is what the least distance changed by."""

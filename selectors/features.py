@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tamis import concepts
 from tamis.concepts import CLUSTERS
+from tamis.embeddings import needs_of
 from tamis.nearness import Duplicates
 from tamis.submodular.coverage import Concave
-from tamis.submodular.maximise import Maximiser, Method
-from tamis.submodular.similar import needs_of
+from tamis.submodular.maximise import Method, maximiser_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tamis.values import Budget, Machine, Need, Subset
     from tamis.views import PoolView
 
-PREFIXES = ("naive", "lazy")  # maximisers of which a smaller row budget is the beginning of a larger one
 _GRID = 2.0**20
 
 
@@ -47,13 +46,12 @@ class FeatureBased:
     duplicates: Duplicates = "once"
 
     def __post_init__(self) -> None:
-        Maximiser(method=self.maximiser, epsilon=self.epsilon, seed=self.seed)
-        object.__setattr__(self, "nested", self.maximiser in PREFIXES)
+        object.__setattr__(self, "nested", maximiser_of(self).nested)
 
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of the pool, and the lengths of rows."""
-        return needs_of(None)
+        return needs_of()
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is what the row added to the objective."""
@@ -64,7 +62,7 @@ class FeatureBased:
 
         rows = of_pool(view, "feature-based", self.duplicates)
         objective = coverage.FeatureBased(Dense(_parts(rows.vectors).T), self.concave)
-        how = Maximiser(method=self.maximiser, epsilon=self.epsilon, seed=self.seed)
+        how = maximiser_of(self)
         unit = "feature-based worth of the row alone"
         return subset_of(view, budget, objective, rows.places, how, unit=unit, reasons=rows.reasons)
 
@@ -97,13 +95,12 @@ class SetCover:
 
     def __post_init__(self) -> None:
         concepts.check("set-cover", self.concepts, self.sizes)
-        Maximiser(method=self.maximiser, epsilon=self.epsilon, seed=self.seed)
-        object.__setattr__(self, "nested", self.maximiser in PREFIXES)
+        object.__setattr__(self, "nested", maximiser_of(self).nested)
 
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of the pool, and the lengths of rows."""
-        return needs_of(None)
+        return needs_of()
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is the worth of concepts newly covered."""
@@ -129,7 +126,7 @@ class SetCover:
         weights = held.frequency.astype(np.float64) if self.weigh == "rows" else np.ones(len(held.names))
         cover = coverage.SetCover(_by_concept(held), weights)
         objective = WeightedSum(((1.0, cover), (1e-3, Modular(_typical(found.vectors)))))
-        how = Maximiser(method=self.maximiser, epsilon=self.epsilon, seed=self.seed)
+        how = maximiser_of(self)
         unit = "worth of the row's concepts"
         subset = subset_of(view, budget, objective, found.places, how, unit=unit, reasons=found.reasons)
         chosen = np.isin(held.rows, np.searchsorted(found.places, subset.positions))

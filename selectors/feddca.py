@@ -62,7 +62,7 @@ class FedDca:
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of the pool, of the target where it holds the clients, and what groups are read from."""
-        return needs_of(target=self.clients == "target") | grouping.needs_of(self.by, self.clients)
+        return needs_of("target" if self.clients == "target" else None) | grouping.needs_of(self.by, self.clients)
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, centres in turn."""

@@ -66,7 +66,7 @@ class GotD:
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of pool and target; the lengths of rows."""
-        return embeddings.needs_of(target=True)
+        return embeddings.needs_of("target")
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows; a gain is how fast the transport falls with the mass of the row."""
@@ -75,7 +75,7 @@ class GotD:
         from tamis.budgets import order_for, pick
 
         rows = embeddings.of_pool(view, "got-d", self.duplicates)
-        plan = Transport(rows.vectors, embeddings.of_target(view, "got-d"), self.eps)
+        plan = Transport(rows.vectors, embeddings.of_side(view, "target", "got-d"), self.eps)
         first, last = self._gradient(plan, np.ones(len(rows)))
         values = np.full(len(view), np.nan)
         values[rows.places] = first

@@ -181,7 +181,7 @@ class TaskEmbeddings:
         """Pooled hidden states of pool and target, the lengths of rows, and what the groups are read from."""
         from tamis import embeddings
 
-        return _needs(self.by) | embeddings.needs_of(target=True)
+        return _needs(self.by) | embeddings.needs_of("target")
 
     def share(self, view: PoolView, budget: Budget, /) -> Mapping[str, Budget]:
         """Budget of every group with a usable row; they add up to `budget`, or to what the pool holds."""
@@ -192,7 +192,7 @@ class TaskEmbeddings:
 
         who = "task-embeddings"
         found = tasks.tasks_of(view, embeddings.of_pool(view, who), self.by)
-        near = tasks.cosines_to(found, embeddings.of_target(view, who))
+        near = tasks.cosines_to(found, embeddings.of_side(view, "target", who))
         best = sorted(near, key=lambda name: (-near[name], name))[: self.keep]
         weights = {name: max(LEAST, math.exp((near[name] - near[best[0]]) / self.temperature)) for name in best}
         return _shares(view, budget, holdings(view, self.by, budget), weights)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from tamis.embeddings import needs_of
 from tamis.errors import DataError, RecipeError
 from tamis.nearness import Duplicates
-from tamis.submodular.maximise import Maximiser, Method
-from tamis.submodular.similar import Held, needs_of
+from tamis.submodular.maximise import Method, maximiser_of
+from tamis.submodular.similar import Held
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from tamis.views import PoolView
 
 PARTS = ("facility_location", "graph_cut", "saturated_coverage", "d_optimal", "disparity_sum", "target", "quality")
-PREFIXES = ("naive", "lazy")  # maximisers of which a smaller row budget is the beginning of a larger one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,7 @@ class SubmodularMixture:
             raise RecipeError("submodular-mixture: quality and by go together: a weight, and the column it is of")
         if self.neighbours < 2:
             raise RecipeError(f"submodular-mixture: neighbours is at least 2, got {self.neighbours}")
-        Maximiser(method=self.maximiser, epsilon=self.epsilon, seed=self.seed)
-        object.__setattr__(self, "nested", self.maximiser in PREFIXES)
+        object.__setattr__(self, "nested", maximiser_of(self).nested)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -95,10 +94,17 @@ class SubmodularMixture:
         made = self._parts(view, rows.vectors[able], qualities[able], on, notes)
         weighed = [(getattr(self, name), made[name]()) for name in PARTS if getattr(self, name)]
         objective = WeightedSum(tuple((weight / _best_alone(part), part) for weight, part in weighed))
-        how = Maximiser(method=self.maximiser, epsilon=self.epsilon, seed=self.seed)
+        how = maximiser_of(self)
         unit = "weighted sum of the row alone"
         return subset_of(
-            view, budget, objective, rows.places[able], how, unit=unit, reasons=reasons, notes=tuple(notes)
+            view,
+            budget,
+            objective,
+            rows.places[able],
+            how,
+            unit=unit,
+            reasons=reasons,
+            notes=tuple(notes),
         )
 
     def _parts(
@@ -112,9 +118,10 @@ class SubmodularMixture:
         """What makes each part; kernels are built where a part with a weight asks for one, once."""
         import functools
 
+        from tamis.embeddings import of_side
         from tamis.submodular import coverage, disparity, facility_location, graph_cut, log_determinant
         from tamis.submodular.cosines import Cosine
-        from tamis.submodular.similar import embeddings_of, kernel_of
+        from tamis.submodular.similar import kernel_of
         from tamis.submodular.sums import Modular
 
         free = Cosine(vectors)
@@ -126,7 +133,7 @@ class SubmodularMixture:
             return made
 
         def to_target() -> Objective:
-            return graph_cut.gcmi(Cosine(vectors, embeddings_of(view, "target", "submodular-mixture")))
+            return graph_cut.gcmi(Cosine(vectors, of_side(view, "target", "submodular-mixture")))
 
         return {
             "facility_location": lambda: facility_location.FacilityLocation(kernel()),

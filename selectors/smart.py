@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tamis.embeddings import Embeddings
-    from tamis.submodular.kernels import Kernel
     from tamis.submodular.objective import Picks
     from tamis.tasks import Tasks, Weighted
     from tamis.values import Machine, Subset
@@ -130,18 +129,6 @@ def _weights_said(weighted: Weighted, by: str) -> tuple[str, ...]:
     return (f"{len(pairs)} tasks by {by} in the order of the graph cut, with their weights: {', '.join(shown)}",)
 
 
-def _kernel(vectors: NDArray[np.float32], neighbours: int) -> tuple[Kernel, tuple[str, ...]]:
-    """Cosines among the rows of a task: all of them, or of many rows those of each to its nearest, with a note."""
-    from tamis.submodular import knn_graph
-    from tamis.submodular.cosines import Cosine
-    from tamis.submodular.kernels import Sparse
-
-    if len(vectors) <= DENSE:
-        return Cosine(vectors).dense(), ()
-    graph = knn_graph.build(vectors, neighbours, recall_sample=200)
-    return Sparse(graph.indptr, graph.indices, graph.values, len(vectors)), (graph.note,)
-
-
 @dataclass(frozen=True)
 class _Part:
     """What was picked from one task: rows as numbered in the embeddings."""
@@ -207,11 +194,13 @@ class _Filling:
         """Facility location over some rows of a task; None where the share buys none of them."""
         from tamis.submodular.facility_location import FacilityLocation
         from tamis.submodular.maximise import Limit, maximise
+        from tamis.submodular.similar import kernel_of
+        from tamis.values import Machine
 
         if not len(rows) or not (share.rows or (share.tokens or 0) >= self.cost[rows].min()):
             return None
         limit = Limit(rows=share.rows) if share.rows else Limit(tokens=share.tokens, cost=self.cost[rows])
-        kernel, notes = _kernel(self.vectors[rows], self.neighbours)
+        kernel, notes = kernel_of(self.vectors[rows], "auto", self.neighbours, Machine(), DENSE)
         picks = maximise(FacilityLocation(kernel), limit)
         return _Part(name, rows[picks.order], picks, (*notes, *picks.notes))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from tamis.embeddings import needs_of
 from tamis.errors import DataError, RecipeError
 from tamis.nearness import Duplicates
-from tamis.submodular.similar import needs_of
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ class DOptimal:
         return subset_of(view, budget, objective, rows.places, unit=unit, reasons=rows.reasons)
 
     def _objective(self, view: PoolView, vectors: NDArray[np.float32]) -> Objective:
+        from tamis.embeddings import of_side
         from tamis.submodular import log_determinant
-        from tamis.submodular.similar import embeddings_of
 
         if self.form == "mutual":
-            return log_determinant.mutual(vectors, embeddings_of(view, "target", "d-optimal"), self.ridge, self.eta)
+            return log_determinant.mutual(vectors, of_side(view, "target", "d-optimal"), self.ridge, self.eta)
         if self.form == "conditional":
-            held = embeddings_of(view, "existing", "d-optimal")
+            held = of_side(view, "existing", "d-optimal")
             return log_determinant.conditional(vectors, held, self.ridge, self.nu)
         return log_determinant.DOptimal(vectors, self.ridge)
 
@@ -116,7 +116,7 @@ class Dpp:
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of the pool, the lengths of rows, and the column of qualities."""
         column = {Need(kind="column", name=self.by)} if self.by is not None else set()
-        return needs_of(None) | column
+        return needs_of() | column
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is in nats of the log-determinant."""

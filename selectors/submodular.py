@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from tamis.embeddings import Side, needs_of
 from tamis.errors import RecipeError
 from tamis.nearness import Duplicates
-from tamis.submodular.maximise import Maximiser, Method
-from tamis.submodular.similar import Held, Side, needs_of
+from tamis.submodular.maximise import Method, maximiser_of
+from tamis.submodular.similar import Held
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from tamis.submodular.objective import Objective
     from tamis.values import Budget, Machine, Need, Subset
     from tamis.views import PoolView
-
-PREFIXES = ("naive", "lazy")  # maximisers of which a smaller row budget is the beginning of a larger one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +53,7 @@ class FacilityLocation:
 
     def __post_init__(self) -> None:
         _check("facility-location", self.neighbours, self.eta, self.nu)
-        Maximiser(method=self.maximiser, epsilon=self.epsilon, seed=self.seed)
-        object.__setattr__(self, "nested", self.maximiser in PREFIXES)
+        object.__setattr__(self, "nested", maximiser_of(self).nested)
 
     @property
     def _side(self) -> Side | None:
@@ -73,19 +71,19 @@ class FacilityLocation:
 
         rows = of_pool(view, "facility-location", self.duplicates)
         objective, notes = self._objective(view, rows.vectors, on)
-        how = Maximiser(method=self.maximiser, epsilon=self.epsilon, seed=self.seed)
+        how = maximiser_of(self)
         unit = f"facility location of the row alone ({self.form})"
         return subset_of(view, budget, objective, rows.places, how, unit=unit, reasons=rows.reasons, notes=notes)
 
     def _objective(
         self, view: PoolView, vectors: NDArray[np.float32], on: Machine
     ) -> tuple[Objective, tuple[str, ...]]:
-        from tamis.embeddings import of_existing
+        from tamis.embeddings import of_existing, of_side
         from tamis.submodular import facility_location as fl
         from tamis.submodular.cosines import nearest
-        from tamis.submodular.similar import embeddings_of, kernel_of, to_others
+        from tamis.submodular.similar import kernel_of, to_others
 
-        others = None if self._side is None else embeddings_of(view, self._side, f"facility-location ({self.form})")
+        others = None if self._side is None else of_side(view, self._side, f"facility-location ({self.form})")
         if self.form == "flqmi":
             assert others is not None
             return fl.flqmi(to_others(vectors, others), nearest(vectors, others), self.eta), ()
@@ -130,17 +128,17 @@ class GraphCut:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is what the row added to the objective."""
-        from tamis.embeddings import of_pool
+        from tamis.embeddings import of_pool, of_side
         from tamis.submodular import graph_cut
         from tamis.submodular.cosines import Cosine
         from tamis.submodular.selecting import subset_of
-        from tamis.submodular.similar import embeddings_of, kernel_of
+        from tamis.submodular.similar import kernel_of
 
         rows = of_pool(view, "graph-cut", self.duplicates)
         notes: tuple[str, ...] = ()
         objective: Objective
         if self.form == "gcmi":
-            objective = graph_cut.gcmi(Cosine(rows.vectors, embeddings_of(view, "target", "graph-cut")), self.lam)
+            objective = graph_cut.gcmi(Cosine(rows.vectors, of_side(view, "target", "graph-cut")), self.lam)
         elif self.kernel == "knn":
             kernel, notes = kernel_of(rows.vectors, "knn", self.neighbours, on)
             objective = graph_cut.GraphCut(kernel, self.lam)
@@ -178,13 +176,12 @@ class SaturatedCoverage:
         _check("saturated-coverage", self.neighbours, 0, 0)
         if not 0 < self.alpha <= 1:
             raise RecipeError(f"saturated-coverage: alpha lies in (0, 1], got {self.alpha}")
-        Maximiser(method=self.maximiser, epsilon=self.epsilon, seed=self.seed)
-        object.__setattr__(self, "nested", self.maximiser in PREFIXES)
+        object.__setattr__(self, "nested", maximiser_of(self).nested)
 
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of the pool, and the lengths of rows."""
-        return needs_of(None)
+        return needs_of()
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is what the row added to the objective."""
@@ -196,7 +193,7 @@ class SaturatedCoverage:
         rows = of_pool(view, "saturated-coverage", self.duplicates)
         kernel, notes = kernel_of(rows.vectors, self.kernel, self.neighbours, on)
         objective = coverage.SaturatedCoverage(kernel, self.alpha)
-        how = Maximiser(method=self.maximiser, epsilon=self.epsilon, seed=self.seed)
+        how = maximiser_of(self)
         unit = "saturated coverage of the row alone"
         return subset_of(view, budget, objective, rows.places, how, unit=unit, reasons=rows.reasons, notes=notes)
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tamis.views import PoolView
 
 
+Side = Literal["target", "existing"]
+
+
 @dataclass(frozen=True)
 class Embeddings:
     """Embeddings of the rows that may be chosen.
@@ -34,11 +37,10 @@ class Embeddings:
         return len(self.places)
 
 
-def needs_of(*, target: bool = False) -> frozenset[Need]:
-    """Pooled hidden states of the pool, of the target too where asked, and the lengths of rows."""
-    sides: tuple[Literal["pool", "target"], ...] = ("pool", "target") if target else ("pool",)
-    signals = [Need(kind="signal", name="tokens", side=side, settings=POOLED) for side in sides]
-    return frozenset({*signals, Need(kind="signal", name="lengths")})
+def needs_of(side: Side | None = None) -> frozenset[Need]:
+    """Pooled hidden states of the pool, and of the other side where there is one; the lengths of rows."""
+    signals = {Need(kind="signal", name="tokens", settings=POOLED), Need(kind="signal", name="lengths")}
+    return frozenset(signals | ({Need(kind="signal", name="tokens", side=side, settings=POOLED)} if side else set()))
 
 
 def of_pool(view: PoolView, who: str, duplicates: Duplicates = "keep") -> Embeddings:
@@ -63,18 +65,24 @@ def of_pool(view: PoolView, who: str, duplicates: Duplicates = "keep") -> Embedd
     return Embeddings(places, vectors[places], reasons)
 
 
-def of_target(view: PoolView, who: str) -> NDArray[np.float32]:
-    """(q, d) float32 unit embeddings of the target rows that have one, in order; DataError where none has."""
+def of_side(view: PoolView, side: Side, who: str) -> NDArray[np.float32]:
+    """(q, d) float32 unit embeddings of the rows of the target, or of existing data, that have one, in order.
+
+    Raises DataError where there is no such data, or none of its rows has one. `who` names the selector in errors.
+    """
     import numpy as np
 
     from tamis.index import unit
 
-    if view.target is None:
-        raise DataError(f"{who} has no target: name target files in the recipe, or give --target")
-    vectors = unit(view.target.signal("tokens", "pooled"))
+    other = view.target if side == "target" else view.existing_pool
+    data = "target" if side == "target" else "existing data"
+    if other is None:
+        files = "target files" if side == "target" else "files"
+        raise DataError(f"{who} has no {data}: name {files} in the recipe, or give --{side}")
+    vectors = unit(other.signal("tokens", "pooled"))
     good = np.isfinite(vectors).all(axis=1)
     if not good.any():
-        raise DataError("no row of the target has hidden states; every target row was refused by the model's pass")
+        raise DataError(f"no row of the {data} has hidden states; all were refused by the model's pass")
     return vectors[good]
 
 

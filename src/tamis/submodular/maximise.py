@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tamis.errors import DataError, RecipeError
 
@@ -86,6 +86,16 @@ class Maximiser:
             faults.append(f"a maximiser has at least 1 part, not {self.parts}")
         if faults:
             raise RecipeError(faults)
+
+    @property
+    def nested(self) -> bool:
+        """Whether a smaller limit of rows gives the beginning of a larger one."""
+        return self.method in ("naive", "lazy")
+
+
+def maximiser_of(component: Any) -> Maximiser:
+    """The maximiser of a selector with settings `maximiser`, `epsilon` and `seed`; RecipeError where one is wrong."""
+    return Maximiser(method=component.maximiser, epsilon=component.epsilon, seed=component.seed)
 
 
 def maximise(objective: Objective, limit: Limit, how: Maximiser | None = None) -> Picks:
