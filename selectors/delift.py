@@ -131,7 +131,7 @@ class DeliftSe:
     graph, O(n k) memory), which a note says.
     """
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     nested: ClassVar[bool] = True
 
     stage: Stage = "instruction"
