@@ -91,7 +91,7 @@ def copying_pairs(
 
     `per_row` in the mean: half of the pairs go to all queries alike, the other half as 1 / (scored tokens). A norm of
     errors over √T moves little where T is large, and where utilities are small a missed one costs little. `queries` and
-    `shown` are places; no row is paired with itself; ties go to the lower place.
+    `shown` are places; no row is paired with itself; ties go by row key, so that the order of rows changes no pair.
     """
     import numpy as np
 
@@ -99,6 +99,7 @@ def copying_pairs(
 
     if not len(queries) or not len(shown):
         return np.zeros((0, 2), np.int64)
+    queries, shown = (places[np.argsort(asked.keys[places], kind="stable")] for places in (queries, shown))
     scored = np.array([int(asked.scored[int(place)].sum()) for place in queries], np.int64)
     counts = shared_out(per_row, scored, len(shown))
     done = []
@@ -118,6 +119,7 @@ def copying_queries(
 
     from tamis.copying import Copies
 
+    queries = queries[np.argsort(asked.keys[queries], kind="stable")]
     best = np.full((len(shown), 0), 0.0)
     which = np.zeros((len(shown), 0), np.int64)
     shares = Copies.of(asked.shown, shown).shares(asked.queries, asked.scored, queries)
