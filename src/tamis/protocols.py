@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from tamis.checkpoints import Checkpoint
     from tamis.models import ModelRef
     from tamis.pool import Pool, Shard
-    from tamis.training import Candidates, Takes
+    from tamis.training import Candidates, StepRows, StepTokens, Takes
     from tamis.values import Arrays, Budget, Column, Items, Machine, Need, Seeds, Subset
     from tamis.views import PoolView, ShardSignals
 
@@ -83,7 +84,7 @@ class Trainer(Component, Protocol):
     """Fine-tunes a model on a subset."""
 
     takes: ClassVar[Takes]  # which rows it is given; without it, tokens
-    lets_hooks_choose: ClassVar[bool]  # whether a `Chooser` among its hooks is heard; without it, no
+    lets_hooks_choose: ClassVar[bool]  # whether hooks that choose, prune, weigh or watch are heard; without it, no
 
     def train(
         self, model: ModelRef, rows: Any, seeds: Seeds, hooks: Sequence[Hook], out: Path, on: Machine, /
@@ -96,7 +97,11 @@ class Trainer(Component, Protocol):
 
 
 class Hook(Protocol):
-    """Sees training steps. A hook that is a `Chooser` too decides, before each, which rows it is made on."""
+    """Sees training steps. What else a hook does, it says by being a Chooser, Pruner, Reweigher, Preparer or Watcher.
+
+    Those are components of the kind `hooks`; a field named `target` is filled by the run. Everything that they do must
+    be a function of their settings and of what they are given, so that a run that goes on gives the same bits.
+    """
 
     def after_step(self, step: int, log: Mapping[str, Any], /) -> None:
         """Called after every optimiser step with `loss`, `learning_rate`, `epoch` and `gradient_norm`."""
@@ -105,10 +110,55 @@ class Hook(Protocol):
 
 @runtime_checkable
 class Chooser(Protocol):
-    """Selects within the batch. A component of the kind `hooks`; a field named `target` is filled by the run."""
+    """Selects within the batch of an optimiser step, all its micro batches together."""
 
     def choose(self, candidates: Candidates, /) -> NDArray[np.int64]:
         """Places among the candidates of the rows to be kept, at least one; called before the step's backward pass."""
+        ...
+
+
+@runtime_checkable
+class Pruner(Protocol):
+    """Selects rows and tokens within the batch of an optimiser step, all its micro batches together."""
+
+    def prune(self, candidates: Candidates, /) -> Sequence[NDArray[np.bool_]]:
+        """One mask per candidate, as long as its ids: the labels that stay. A row without one leaves the batch.
+
+        The loss of the step is the weighted mean over the labels that stay, at least one.
+        """
+        ...
+
+
+@runtime_checkable
+class Reweigher(Protocol):
+    """Weighs tokens by what the model in training makes of them."""
+
+    def reweigh(self, tokens: StepTokens, /) -> torch.Tensor:
+        """(m,) factors, finite and not negative, of the weights of the labels of a micro batch.
+
+        The loss of the step stays divided by the weights without factors: half the factors, half the gradient.
+        """
+        ...
+
+
+@runtime_checkable
+class Preparer(Protocol):
+    """Measures the training rows before the first step."""
+
+    def prepare(self, candidates: Candidates, /) -> None:
+        """Put what later steps need into `candidates.record`; the candidates are all training rows.
+
+        Called once a run, on the untouched model; a run that goes on has the record.
+        """
+        ...
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Sees the losses of the rows of every step; `keeps`, where it has one, names the folder of its record."""
+
+    def watch(self, rows: StepRows, /) -> None:
+        """Called after the step's backward pass and before `after_step`."""
         ...
 
 
