@@ -67,7 +67,7 @@ def render_all(rows: Sequence[Row], ref: ModelRef, *, side: Side = "chosen") -> 
     the template refuses come back without tokens. Raises ModelError where the template has no exact spans (DESIGN §7).
     """
     laid = [_lay(row, ref, side) for row in rows]
-    encoded = _tokenise([item.text if isinstance(item, Laid) else "" for item in laid], ref)
+    encoded = tokenise([item.text if isinstance(item, Laid) else "" for item in laid], ref)
     done = []
     for row, item, (ids, starts) in zip(rows, laid, encoded, strict=True):
         done.append(_assemble(row, item, ids, starts, ref) if isinstance(item, Laid) else _empty(item))
@@ -143,7 +143,7 @@ def generation_prompt(messages: Sequence[Message], ref: ModelRef, *, tools: str 
         text = chat_template(ref.name).prompt(context, tools)
     except RowRefused as error:
         raise DataError(str(error)) from error
-    ids, _ = _tokenise([text], ref)[0]
+    ids, _ = tokenise([text], ref)[0]
     return [int(token) for token in ids]
 
 
@@ -196,8 +196,8 @@ def _lay_text(row: Row, bos: str) -> Laid:
     return Laid(start + text, (Turn((0, 0), ((0, len(start + text)),)),))
 
 
-def _tokenise(texts: Sequence[str], ref: ModelRef) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-    """Ids and true first character of every token."""
+def tokenise(texts: Sequence[str], ref: ModelRef) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+    """Ids (t,) int32 and true first character (t,) int64 of every token of every text, without special tokens added."""
     import numpy as np
 
     tokenizer: Any = chat_template(ref.name).tokenizer
