@@ -162,6 +162,9 @@ class Watcher(Protocol):
         ...
 
 
+ACTING = (Chooser, Pruner, Reweigher, Preparer, Watcher)  # hooks that need a trainer which shows them its steps
+
+
 class Evaluator(Component, Protocol):
     """Measures a model on held-out rows."""
 

@@ -16,7 +16,7 @@ from tamis.engine import map_jobs
 from tamis.errors import DataError, RecipeError
 from tamis.models import ModelRef
 from tamis.pool import Pool
-from tamis.protocols import Chooser
+from tamis.protocols import ACTING
 from tamis.stages.launched import train_in_processes
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, Store, load_arrays, save_arrays
@@ -120,10 +120,13 @@ def train_one(job: TrainingJob) -> Training:
 
 def not_heard(trainer: Any, hooks: Mapping[str, Any]) -> str:
     """What is wrong with giving these hooks to a trainer (a component or its class), or the empty string."""
-    choosing = [name for name in hooks if issubclass(load("hooks", name), Chooser)]
-    if not choosing or getattr(trainer, "lets_hooks_choose", False):
+    acting = [name for name in hooks if issubclass(load("hooks", name), ACTING)]
+    if not acting or getattr(trainer, "lets_hooks_choose", False):
         return ""
-    return f"{', '.join(choosing)} chooses the rows of a step, which this trainer does not allow: use lora or full"
+    return (
+        f"{', '.join(acting)} chooses the rows of a step, weighs its tokens or watches its losses, which this trainer "
+        "does not allow: use lora or full"
+    )
 
 
 def _hooks(job: TrainingJob, trainer: Any) -> list[Any]:
