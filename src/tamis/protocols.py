@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tamis.models import ModelRef
     from tamis.pool import Pool, Shard
     from tamis.training import Candidates, StepRows, StepTokens, Takes
-    from tamis.values import Arrays, Budget, Column, Items, Machine, Need, Seeds, Subset
+    from tamis.values import Arrays, Budget, Column, Items, Machine, Need, Seeds, Subset, Weights
     from tamis.views import PoolView, ShardSignals
 
 
@@ -54,6 +54,17 @@ class Scorer(Component, Protocol):
 
     def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
         """Named columns (n,), each with unit and, where NaN, a reason. Names are views: `response`, `prompt`, …"""
+        ...
+
+
+class Weigher(Component, Protocol):
+    """Weighs rows or response tokens for training. A pure function of signals, one shard at a time, as a scorer is.
+
+    `about()`, where a weigher has it, is a sentence that says what its weights mean.
+    """
+
+    def weigh(self, have: ShardSignals, /) -> Weights:
+        """The weights of all rows of a shard."""
         ...
 
 
