@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,12 @@ from tamis.catalogue import CATALOGUE, build, load, nearest
 from tamis.errors import RecipeError
 from tamis.graph import STAGE_SETTINGS, VERBS, Recipe, Stage, references, scorer_settings
 from tamis.grouping import FIELDS
-from tamis.heading import check_model, check_source, rating_stems
+from tamis.heading import check_model, check_role, check_source, rating_stems
 from tamis.marked import Marked
 from tamis.models import ModelRef
 from tamis.values import Budget, Need
 
-HEAD = ("name", "about", "model", "pool", "target", "existing")
+HEAD = ("name", "about", "model", "judge", "reference", "pool", "target", "existing")
 GIVEN = ("pool", "target", "existing", "model")
 SIDES = {"target": "few_shot.jsonl", "existing": "trained_on.jsonl"}
 _KIND = {"train": "trainers", "pass": "passes", "select": "selectors", "evaluate": "evaluators"}
@@ -25,6 +25,7 @@ def assemble(path: Path, marked: Marked) -> Recipe | None:
     """The recipe of a document, or None where it has faults; every fault is noted in `marked`."""
     values = marked.values
     model = check_model(marked)
+    judge, reference = (check_role(marked, role) for role in ("judge", "reference"))
     for side in ("pool", "target", "existing"):
         if side in values:
             check_source(marked, (side,), values[side])
@@ -45,6 +46,8 @@ def assemble(path: Path, marked: Marked) -> Recipe | None:
         existing=values.get("existing"),
         stages=tuple(ordered),
         values=values,
+        judge=judge,
+        reference=reference,
     )
     for stage in ordered:
         if stage.verb == "compare":
@@ -238,6 +241,7 @@ def _check_pass(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> No
     except RecipeError:
         return  # said already
     needs = built.needs
+    _check_roles(marked, (stage.name,), stage.component, needs)
     if "checkpoints" in fields:
         _check_reference(marked, stage, "checkpoints", stages, "train", "load")
     for side, example in SIDES.items():
@@ -273,6 +277,42 @@ def _check_score(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
         _check_component(marked, stage, (stage.name, "score"), "scorers", name, settings)
         if name == "gradient-similarity":
             _check_reference(marked, stage, "from", stages, "pass")
+    before = list(stages)[: list(stages).index(stage.name)]
+    earlier = [name for other in before if stages[other].verb == "score" for name in _scorers_of(stages[other])]
+    _check_columns(marked, (stage.name, "score"), scorers, earlier)
+
+
+def _scorers_of(stage: Stage) -> dict[str, dict[str, Any]]:
+    return scorer_settings(stage.settings["score"])
+
+
+def _check_columns(
+    marked: Marked, path: tuple[str, ...], scorers: Mapping[str, Mapping[str, Any]], earlier: Sequence[str] = ()
+) -> None:
+    """The columns that scorers read can be made, and every model that they or those need is named."""
+    from tamis.stages.dependence import ordered
+
+    try:
+        built = {name: build("scorers", name, own) for name, own in scorers.items()}
+    except RecipeError:
+        return  # said already
+    try:
+        everything = ordered(built, [*earlier, *rating_stems(marked.values)])
+    except RecipeError as error:
+        for fault in error.faults:
+            marked.fault(path, fault)
+        return
+    for name, scorer in everything.items():
+        _check_roles(marked, path, name, scorer.needs)
+
+
+def _check_roles(marked: Marked, path: tuple[str, ...], name: str, needs: Iterable[Need]) -> None:
+    """A judge or a reference model that is needed must be named."""
+    from tamis.stages.workspace import without
+
+    for role in sorted({need.by for need in needs if need.by != "model"}):
+        if role not in marked.values:
+            marked.fault(path, without(role, name))
 
 
 def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
@@ -286,6 +326,8 @@ def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> 
         known = {*CATALOGUE["scorers"], "source", "kind", "file", "meta", *rating_stems(marked.values)}
         if scorer not in known:
             marked.fault((stage.name,), f"uses the column {column!r}, which no scorer makes{_near_scorer(scorer)}")
+        elif scorer in CATALOGUE["scorers"]:
+            _check_columns(marked, (stage.name,), {scorer: {}})
 
 
 def _select_needs(stage: Stage) -> dict[str, list[Need]]:
@@ -310,6 +352,7 @@ def _check_select_needs(
     from tamis.stages.measure import SHARED
 
     for name, own in needs.items():
+        _check_roles(marked, (stage.name,), name, own)
         if any(need.kind == "signal" and need.side == "pool" and need.name not in SHARED for need in own):
             _check_reference(marked, stage, "from", stages, "pass")
         for side, example in SIDES.items():

@@ -59,6 +59,8 @@ class Recipe:
     stages: tuple[Stage, ...]
     values: Mapping[str, Any] = field(default_factory=dict)
     existing: Mapping[str, Any] | None = None
+    judge: ModelRef | None = None
+    reference: ModelRef | None = None
 
     def stage(self, name: str) -> Stage:
         """A stage by name."""

@@ -13,9 +13,11 @@ from tamis.catalogue import build, load
 from tamis.checking import needs_of_pass
 from tamis.columns_io import read_all
 from tamis.errors import RecipeError
+from tamis.heading import rating_stems
 from tamis.pool import Pool
 from tamis.recipe import Recipe, Stage, scorer_settings
 from tamis.stages.compare import Design, compare
+from tamis.stages.dependence import needs_of_scorers, ordered, stem_of
 from tamis.stages.load import detail, folders_of, load_checkpoints
 from tamis.stages.measure import SHARED, Signal, measure, measure_needs, richest, view_of
 from tamis.stages.only import measure_only
@@ -49,9 +51,11 @@ class Conductor:
         """A conductor whose passes serve everything that the recipe asks for, each signal once."""
         import dataclasses
 
-        model = recipe.model.resolved(work.machine.device)
+        on = work.machine.device
+        roles = {"model": recipe.model, "judge": recipe.judge, "reference": recipe.reference}
+        named = {role: model.resolved(on) for role, model in roles.items() if model is not None}
         settings = richest(needs_of(recipe))
-        return cls(recipe, dataclasses.replace(work, model=model, settings_of_passes=settings))
+        return cls(recipe, dataclasses.replace(work, **named, settings_of_passes=settings))
 
     def ingest(self) -> None:
         """Read the pool, the target and the existing data."""
@@ -197,9 +201,9 @@ class Conductor:
     def _score(self, stage: Stage) -> Scored:
         assert self.pool is not None
         scorers = {name: build("scorers", name, own) for name, own in scorer_settings(stage.settings["score"]).items()}
-        needs = [need for scorer in scorers.values() for need in scorer.needs]
+        needs = needs_of_scorers(ordered(scorers, self.columns))
         given = dict(self._signals(*[need for need in needs if need.name in SHARED])) | self._from(stage)
-        scored = score(self.pool, scorers, self.work, given)
+        scored = score(self.pool, scorers, self.work, given, self.columns)
         self.columns |= dict(scored.columns)
         return scored
 
@@ -315,26 +319,28 @@ class _Timer:
 def needs_of(recipe: Recipe) -> list[Need]:
     """Everything that the components of a recipe need. Where a token pass runs, it pools too, for the report's map."""
     needs: list[Need] = []
+    known = list(rating_stems(recipe.values))
     for stage in recipe.stages:
         if stage.verb == "score":
-            for name, own in scorer_settings(stage.settings["score"]).items():
-                needs += build("scorers", name, own).needs
+            own = scorer_settings(stage.settings["score"])
+            needs += needs_of_scorers(ordered({name: build("scorers", name, own[name]) for name in own}, known))
+            known += own
         elif stage.verb == "pass":
             needs += needs_of_pass(stage.component, stage.own)
         elif stage.verb == "select":
             asked = needs_with(build("selectors", stage.component, stage.own), mixer_of(stage.settings.get("mix")))
-            needs += [*asked, *_column_needs(stage, asked)]
-    if any(need.name == "tokens" for need in needs):
+            needs += [*asked, *_column_needs(stage, asked, known)]
+    if any(need.key == "tokens" for need in needs):
         needs.append(Need(kind="signal", name="tokens", settings=(("pooled", True),)))
     return needs
 
 
-def _column_needs(stage: Stage, own: Sequence[Need]) -> list[Need]:
+def _column_needs(stage: Stage, own: Sequence[Need], known: Sequence[str]) -> list[Need]:
     """Signals under the columns that a filter, a ranking or a mix names."""
     from tamis.catalogue import SCORERS
     from tamis.expressions import names
 
     used = names(str(stage.settings["where"])) if "where" in stage.settings else set()
     used |= {need.name for need in own if need.kind == "column"}
-    scorers = {column.partition("@")[0].partition(".")[0] for column in used}
-    return [need for name in sorted(scorers & set(SCORERS)) for need in build("scorers", name, {}).needs]
+    scorers = sorted({stem_of(column) for column in used} & set(SCORERS))
+    return needs_of_scorers(ordered({name: build("scorers", name, {}) for name in scorers}, known))

@@ -137,7 +137,7 @@ def _score_needs(
 ) -> dict[str, Column]:
     """Columns that a selector or a filter names and that nobody has made yet, with default settings."""
     scorers = missing_columns(needs, where, have)
-    return dict(score(pool, scorers, work, given).columns) if scorers else {}
+    return dict(score(pool, scorers, work, given, have).columns) if scorers else {}
 
 
 def missing_columns(needs: Iterable[Need], where: str | None, have: Mapping[str, Column]) -> dict[str, Scorer]:
@@ -145,7 +145,7 @@ def missing_columns(needs: Iterable[Need], where: str | None, have: Mapping[str,
     from tamis.expressions import names
     from tamis.views import resolve_column
 
-    wanted = {need.name for need in needs if need.kind == "column"}
+    wanted = {need.name for need in needs if need.kind == "column" and not is_field(need.name)}
     wanted |= {name for name in (names(where) if where else set()) if not is_field(name)}
     scorers: dict[str, Scorer] = {}
     for column in sorted(wanted):
