@@ -37,6 +37,7 @@ class Reason(enum.IntEnum):
     CUT = 9
     UNGROUPED = 10
     NOT_SAID = 11
+    NOTHING_TO_CHECK = 12
 
     @property
     def text(self) -> str:
@@ -57,6 +58,7 @@ _REASON_TEXT = {
     Reason.CUT: "the model's maximum length does not hold it whole",
     Reason.UNGROUPED: "names no group to be judged in",
     Reason.NOT_SAID: "the text has no word that says it",
+    Reason.NOTHING_TO_CHECK: "holds nothing that this measure could check",
 }
 
 
