@@ -38,6 +38,7 @@ class Reason(enum.IntEnum):
     UNGROUPED = 10
     NOT_SAID = 11
     NOTHING_TO_CHECK = 12
+    NEVER_LEARNED = 13
 
     @property
     def text(self) -> str:
@@ -59,6 +60,7 @@ _REASON_TEXT = {
     Reason.UNGROUPED: "names no group to be judged in",
     Reason.NOT_SAID: "the text has no word that says it",
     Reason.NOTHING_TO_CHECK: "holds nothing that this measure could check",
+    Reason.NEVER_LEARNED: "was never learnt in this training",
 }
 
 
