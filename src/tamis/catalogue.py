@@ -13,23 +13,33 @@ from typing import Any
 from tamis.errors import RecipeError
 
 PASSES = {
+    "attention": "tamis.scorers.passes.attention:Attention",
+    "gradient-norms": "tamis.scorers.passes.gradient_norms:GradientNorms",
     "gradient-query": "tamis.scorers.passes.gradient_query:GradientQuery",
     "gradients": "tamis.scorers.passes.gradients:Gradients",
+    "in-context": "tamis.scorers.passes.in_context:InContext",
     "influence": "tamis.scorers.passes.influence:Influence",
     "landmarks": "tamis.scorers.passes.landmarks:Landmarks",
     "lengths": "tamis.scorers.passes.lengths:Lengths",
     "pairs": "tamis.scorers.passes.pairs:Pairs",
+    "recorded": "tamis.scorers.passes.recorded:Recorded",
     "tokens": "tamis.scorers.passes.tokens:Tokens",
     "trajectories": "tamis.scorers.passes.trajectories:Trajectories",
     "utility": "tamis.scorers.passes.utility:Utility",
 }
 SCORERS = {
+    "context-dependency": "tamis.scorers.context:ContextDependency",
     "entropy": "tamis.scorers.uncertainty:Entropy",
+    "forgetting": "tamis.scorers.forgetting:Forgetting",
     "gradient-similarity": "tamis.scorers.gradients:GradientSimilarity",
+    "grand": "tamis.scorers.gradient_norm:Grand",
     "ifd": "tamis.scorers.difficulty:Ifd",
     "length": "tamis.scorers.length:Length",
+    "nuggets": "tamis.scorers.nuggets:Nuggets",
     "pair-length": "tamis.scorers.preference:PairLength",
+    "pair-margin": "tamis.scorers.preference:PairMargin",
     "pair-perplexity": "tamis.scorers.preference:PairPerplexity",
+    "pair-uncertainty": "tamis.scorers.preference:PairUncertainty",
     "perplexity": "tamis.scorers.perplexity:Perplexity",
 }
 SELECTORS = {
@@ -88,6 +98,7 @@ TRAINERS = {
 }
 HOOKS = {
     "greats": "tamis.trainers.greats:Greats",
+    "record-losses": "tamis.trainers.recording:RecordLosses",
 }
 EVALUATORS = {
     "exact-match": "tamis.evaluators.exact_match:ExactMatch",

@@ -25,7 +25,8 @@ from tamis.views import PoolView, ShardSignals
 log = logging.getLogger(__name__)
 SIGNAL = "signal"
 FIT = "fit"  # kind in the store, and the name under which a pass reads it
-SHARED = ("lengths", "tokens", "pairs")  # passes that a need alone starts; the others are stages of a recipe
+# passes that a need alone starts; the others are stages of a recipe
+SHARED = ("lengths", "tokens", "pairs", "attention", "gradient-norms", "in-context")
 SAY_SECONDS = 10.0  # a line of progress at most this often
 
 
