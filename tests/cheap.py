@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -181,11 +182,22 @@ class World:
     def component(self, kind: str, name: str) -> Any:
         """Build the component with its cheap settings."""
         given = {"{model}": self.model, "{checkpoints}": self.checkpoints, "{target}": self.target}
+        if "{recorded}" in CHEAP[kind, name].values():
+            given["{recorded}"] = self.recorded
         filled = {
             key: given.get(value, value) if isinstance(value, str) else value
             for key, value in CHEAP[kind, name].items()
         }
         return catalogue.build(kind, name, filled)
+
+    @functools.cached_property
+    def recorded(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints of a training on rows of the pool that recorded their losses."""
+        trainer, hook = self.component("trainers", "lora"), self.component("hooks", "record-losses")
+        rows = rows_for(trainer, self.pool, [0, 2, 3, 5, 7, 8], self.model)
+        out = self.folder / "recorded"
+        out.mkdir()
+        return tuple(trainer.train(self.model, rows, Seeds(), (hook,), out, ON))
 
     def training_rows(self, name: str = "lora") -> Any:
         """Six rows for a trainer, in the shape that it takes."""
@@ -237,6 +249,10 @@ class World:
                 part.mkdir(parents=True)
                 store.save_arrays(part, arrays)
                 folders.setdefault(name, []).append(part)
+        others = [need for name in catalogue.SCORERS for need in self.component("scorers", name).needs]
+        for need in others:  # what a judge or a reference measures has the same shape
+            if need.kind == "signal" and need.by != "model" and need.name in folders:
+                folders[need.key] = folders[need.name]
         return folders
 
 
