@@ -32,7 +32,10 @@ NUDGE = (
 # `{model}`, `{checkpoints}` and `{target}` are filled in by the world
 CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("passes", "lengths"): {"model": "{model}"},
-    ("passes", "tokens"): {"model": "{model}", "loss": "all", "pooled": True},
+    ("passes", "hashes"): {"permutations": 8, "ngrams": [3]},
+    ("passes", "language"): {},
+    ("passes", "text"): {},
+    ("passes", "tokens"): {"model": "{model}", "loss": "all", "alone": True, "pooled": True},
     ("passes", "influence"): {"checkpoints": "{checkpoints}", "target": "{target}"},
     ("passes", "attention"): {"model": "{model}"},
     ("passes", "gradient-norms"): {"model": "{model}"},
@@ -44,6 +47,21 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("passes", "trajectories"): {"checkpoints": "{checkpoints}", "start": True},
     ("passes", "gradients"): {"checkpoints": "{checkpoints}", "dim": 64},
     ("passes", "gradient-query"): {"checkpoints": "{checkpoints}", "target": "{target}"},
+    ("scorers", "c4"): {},
+    ("scorers", "cascades"): {"quantiles": [0.5, 0.8, 1.0]},
+    ("scorers", "cge"): {},
+    ("scorers", "el2n"): {},
+    ("scorers", "fineweb"): {},
+    ("scorers", "gopher"): {},
+    ("scorers", "language"): {},
+    ("scorers", "least-confidence"): {},
+    ("scorers", "linguistic-confidence"): {},
+    ("scorers", "long-output"): {},
+    ("scorers", "look-before-you-leap"): {},
+    ("scorers", "margin"): {},
+    ("scorers", "massive-sft"): {},
+    ("scorers", "predictive-entropy"): {},
+    ("scorers", "refusal"): {},
     ("scorers", "entropy"): {},
     ("scorers", "gradient-similarity"): {},
     ("scorers", "ifd"): {},
@@ -57,6 +75,13 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("scorers", "pair-length"): {},
     ("scorers", "pair-perplexity"): {},
     ("scorers", "perplexity"): {},
+    ("scorers", "token-shift"): {},
+    ("scorers", "uit-denoising"): {"task": "source", "candidate": "kind"},
+    ("weighers", "dft"): {},
+    ("weighers", "entropy-weights"): {},
+    ("weighers", "iw-sft"): {},
+    ("weighers", "stm"): {"mode": "random"},
+    ("weighers", "token-shift"): {},
     ("selectors", "badge"): {},
     ("selectors", "band"): {"by": "made.score", "low": -1, "high": 1.5, "scale": "value"},
     ("selectors", "bm25"): {},
@@ -84,13 +109,16 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "less"): {},
     ("selectors", "longest"): {},
     ("selectors", "mig"): {"by": "made.quality"},
+    ("selectors", "q-tuning"): {"error": "made.score", "doubt": "made.quality"},
     ("selectors", "random"): {"seed": 3},
     ("selectors", "rds-plus"): {},
     ("selectors", "s2l"): {"clusters": 3},
     ("selectors", "saturated-coverage"): {"alpha": 0.5},
+    ("selectors", "selective-reflection"): {"ifd": "made.score", "reversed_ifd": "made.score"},
     ("selectors", "set-cover"): {"concepts": "meta.tags"},
     ("selectors", "smart"): {"by": "clusters:2", "tasks": 1},
     ("selectors", "submodular-mixture"): {"by": "made.score", "quality": 0.5, "graph_cut": 0.5},
+    ("selectors", "superfiltering-d"): {"by": "made.score", "share": 0.9},
     ("selectors", "top"): {"by": "made.score"},
     ("selectors", "tsds"): {"by": "rds", "alpha": 0.5},
     ("selectors", "uot"): {},
@@ -105,6 +133,9 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("trainers", "lora"): {**TRAINING, "rank": 2, "alpha": 4, "keep": "every-epoch"},
     ("trainers", "trl-dpo"): {**TRAINING, "rank": 2, "alpha": 4},
     ("trainers", "trl-sft"): {**TRAINING, "rank": 2, "alpha": 4},
+    ("hooks", "dft"): {},
+    ("hooks", "iw-sft"): {},
+    ("hooks", "q-tuning"): {},
     ("hooks", "greats"): {"target": "{target}", "rows": 2},
     ("hooks", "record-losses"): {},
     ("evaluators", "exact-match"): {"extract": "whole", "max_new_tokens": 3},
@@ -129,7 +160,9 @@ def messy_rows(count: int = 18) -> list[Row]:
         chosen=({"role": "assistant", "content": "eleven"},),
         rejected=({"role": "assistant", "content": "seven"},),
     )
-    rows[9] = dataclasses.replace(rows[9], messages=tiny.chat("add " * 120, "the answer is cut off"))
+    worked = tiny.chat("add 3 and 4 in exactly 12 words", "first 3 + 4 = 7 apples. therefore the answer is 7.")
+    rows[12] = dataclasses.replace(rows[12], messages=worked)
+    rows[9] = dataclasses.replace(rows[9], messages=tiny.chat("add " * 120, "the answer is likely cut off"))
     return rows
 
 
@@ -278,6 +311,11 @@ def _offsets(name: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]
     if name in ("entropy", "turn") and "nll" in ragged:
         return ragged["nll"]
     return ragged.get("alone") if name == "alone_nll" else None
+
+
+def is_ragged(name: str, arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether an array is one of lists of different lengths."""
+    return _offsets(name, arrays) is not None
 
 
 def worded(rows: Sequence[Row], seeds: NDArray[np.int64]) -> list[Row]:

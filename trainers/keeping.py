@@ -110,7 +110,7 @@ def load_state(
             with torch.no_grad():
                 parameter.copy_(state.get_tensor(f"weight.{name}"))
             optimizer.state[parameter] = {"step": torch.tensor(float(progress.step)), **moments}
-        for key in (key for key in state.keys() if key.startswith("record.")):  # noqa: SIM118 - no mapping
+        for key in (key for key in state.keys() if key.startswith("record.")):
             _, number, name = key.split(".", 2)
             records[int(number)][name] = state.get_tensor(key).numpy()
     return progress

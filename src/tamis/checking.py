@@ -319,6 +319,7 @@ def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> 
     _check_budget(marked, (stage.name,), stage.settings.get("budget"))
     for name, settings in scorer_settings(stage.settings.get("mix")).items():
         _check_component(marked, stage, (stage.name, "mix"), "mixers", name, settings)
+    _check_weigh(marked, stage)
     needs = _select_needs(stage)
     _check_select_needs(marked, stage, stages, needs)
     for column in _columns_used(marked, stage, needs):
@@ -330,13 +331,23 @@ def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> 
             _check_columns(marked, (stage.name,), {scorer: {}})
 
 
+def _check_weigh(marked: Marked, stage: Stage) -> None:
+    """One weigher at most: two sets of token weights would have to be multiplied, and no method says how."""
+    given = scorer_settings(stage.settings.get("weigh"))
+    if len(given) > 1:
+        marked.fault((stage.name, "weigh"), f"names {len(given)} weighers; expected one: {', '.join(given)}")
+    for name, settings in given.items():
+        _check_component(marked, stage, (stage.name, "weigh"), "weighers", name, settings)
+
+
 def _select_needs(stage: Stage) -> dict[str, list[Need]]:
     """What a selector and its mixer need, by their names; nothing of one whose settings are wrong, which is said."""
     found: dict[str, list[Need]] = {}
-    mixers = scorer_settings(stage.settings.get("mix"))
+    mixers, weighers = (scorer_settings(stage.settings.get(key)) for key in ("mix", "weigh"))
     for kind, name, own in (
         ("selectors", stage.component, stage.own),
         *(("mixers", name, own) for name, own in mixers.items()),
+        *(("weighers", name, own) for name, own in weighers.items()),
     ):
         try:
             found.setdefault(name, []).extend(build(kind, name, own).needs)

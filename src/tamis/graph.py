@@ -17,7 +17,7 @@ STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "load": ("load", "learning_rates", "moments"),
     "pass": ("pass", "target", "existing", "checkpoints", "from", "only"),
     "score": ("score", "from"),
-    "select": ("select", "from", "budget", "where", "mix"),
+    "select": ("select", "from", "budget", "where", "mix", "weigh"),
     "compare": (
         *("compare", "with", "evaluate", "runs", "train", "learning_rates", "full", "metric", "composition", "draws"),
     ),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tamis.models import ModelRef
     from tamis.pool import Pool
-    from tamis.values import Machine
+    from tamis.values import Machine, TokenWeights
 
 Takes = Literal["tokens", "pairs", "rows"]  # what a trainer is given: TrainingRows, TrainingPairs, TrainingSubset
 
@@ -43,8 +43,11 @@ class TrainingRows:
 
     @property
     def trained_tokens(self) -> int:
-        """Label tokens of all rows."""
-        return int(self.trained.sum())
+        """Label tokens of all rows, those of weight 0 left out."""
+        import numpy as np
+
+        trained = self.trained if self.token_weights is None else self.trained & (self.token_weights > 0)
+        return int(np.count_nonzero(trained))
 
     @property
     def digest(self) -> str:
@@ -97,12 +100,14 @@ class TrainingPairs:
 class TrainingSubset:
     """Rows of a pool as they were read, for a trainer that renders them itself; `rendered` are the same as tokens.
 
-    `positions`: places in the pool, in order.
+    `positions`: places in the pool, in order. `tokens_weighed`: weights of response tokens, or None; `rendered` has
+    them laid over its tokens.
     """
 
     pool: Pool
     positions: tuple[int, ...]
     rendered: TrainingRows | TrainingPairs
+    tokens_weighed: TokenWeights | None = None
 
     def __len__(self) -> int:
         return len(self.positions)

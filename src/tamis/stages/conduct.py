@@ -24,9 +24,10 @@ from tamis.stages.only import measure_only
 from tamis.stages.score import Scored, known_columns, score
 from tamis.stages.select import Selection, mixer_of, needs_with, select
 from tamis.stages.sources import ingest_source
-from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate_one, train_one
+from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate_one, row_weights_of, train_one
+from tamis.stages.weigh import weigher_of
 from tamis.stages.workspace import Workspace
-from tamis.values import Budget, Column, Need, Seeds
+from tamis.values import Budget, Column, Need, Seeds, Subset
 from tamis.views import PoolView
 
 log = logging.getLogger(__name__)
@@ -133,22 +134,22 @@ class Conductor:
                 given=self._signals(),
                 columns=self.columns,
             )
-            positions, weights = chosen.subset.positions, chosen.subset.weights
+            subset = chosen.subset
         elif on == "@pool":
             import numpy as np
 
-            positions, weights = np.flatnonzero(self.view().usable), None
+            usable = np.flatnonzero(self.view().usable)
+            subset = Subset(positions=usable, gains=np.zeros(len(usable), np.float32))
         else:
             subset = self.outcomes[on[1:]].subset
-            positions, weights = subset.positions, subset.weights
-        return train_one(self._training_job(stage, positions, weights))
+        return train_one(self._training_job(stage, subset))
 
     def _load(self, stage: Stage) -> Training:
         settings = stage.settings
         given = {key: settings[key] for key in ("learning_rates", "moments") if key in settings}
         return load_checkpoints(folders_of(settings["load"]), self.work, **given)
 
-    def _training_job(self, stage: Stage, positions: Any, weights: Any) -> TrainingJob:
+    def _training_job(self, stage: Stage, subset: Subset) -> TrainingJob:
         assert self.pool is not None
         seed = int(stage.settings.get("seed", 0))
         return TrainingJob(
@@ -157,10 +158,11 @@ class Conductor:
             settings=stage.own,
             model=self.work.model,
             rows_of=self.pool,
-            positions=tuple(int(place) for place in positions),
+            positions=tuple(int(place) for place in subset.positions),
             seeds=Seeds(adapter=seed, order=seed),
             machine=self.work.machine,
-            row_weights=None if weights is None else tuple(float(weight) for weight in weights),
+            row_weights=row_weights_of(subset),
+            token_weights=subset.tokens,
             hooks=scorer_settings(stage.settings.get("hooks")),
             target=self.target,
         )
@@ -220,6 +222,7 @@ class Conductor:
             existing=self.existing,
             where=stage.settings.get("where"),
             mixer=mixer_of(stage.settings.get("mix")),
+            weighing=weigher_of(stage.settings.get("weigh")),
             given=given,
             columns=self.columns or known_columns(self.pool, self.work),
         )
@@ -328,7 +331,9 @@ def needs_of(recipe: Recipe) -> list[Need]:
         elif stage.verb == "pass":
             needs += needs_of_pass(stage.component, stage.own)
         elif stage.verb == "select":
-            asked = needs_with(build("selectors", stage.component, stage.own), mixer_of(stage.settings.get("mix")))
+            weighing = weigher_of(stage.settings.get("weigh"))
+            mixer = mixer_of(stage.settings.get("mix"))
+            asked = needs_with(build("selectors", stage.component, stage.own), mixer, weighing)
             needs += [*asked, *_column_needs(stage, asked, known)]
     if any(need.key == "tokens" for need in needs):
         needs.append(Need(kind="signal", name="tokens", settings=(("pooled", True),)))
