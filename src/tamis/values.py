@@ -39,6 +39,7 @@ class Reason(enum.IntEnum):
     NOT_SAID = 11
     NOTHING_TO_CHECK = 12
     NEVER_LEARNED = 13
+    REFUSED = 14
 
     @property
     def text(self) -> str:
@@ -61,6 +62,7 @@ _REASON_TEXT = {
     Reason.NOT_SAID: "the text has no word that says it",
     Reason.NOTHING_TO_CHECK: "holds nothing that this measure could check",
     Reason.NEVER_LEARNED: "was never learnt in this training",
+    Reason.REFUSED: "the server refuses the row",
 }
 
 
