@@ -67,7 +67,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("scorers", "ifd"): {},
     ("scorers", "length"): {},
     ("scorers", "context-dependency"): {},
-    ("scorers", "forgetting"): {"threshold": 0.1},
+    ("scorers", "forgetting"): {"by": "loss", "threshold": 9.0},
     ("scorers", "grand"): {},
     ("scorers", "nuggets"): {},
     ("scorers", "pair-margin"): {},

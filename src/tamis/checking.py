@@ -242,7 +242,7 @@ def _check_pass(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> No
         return  # said already
     needs = built.needs
     _check_roles(marked, (stage.name,), stage.component, needs)
-    if "checkpoints" in fields:
+    if "checkpoints" in fields and ("checkpoints" in stage.settings or _must_be_given(cls, "checkpoints")):
         _check_reference(marked, stage, "checkpoints", stages, "train", "load")
     for side, example in SIDES.items():
         if side in fields and getattr(built, f"reads_{side}", True) and side not in marked.values:
@@ -275,8 +275,7 @@ def _check_score(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
         marked.fault((stage.name, "score"), f"names no scorer. Known: {', '.join(sorted(CATALOGUE['scorers']))}")
     for name, settings in scorers.items():
         _check_component(marked, stage, (stage.name, "score"), "scorers", name, settings)
-        if name == "gradient-similarity":
-            _check_reference(marked, stage, "from", stages, "pass")
+    _check_from(marked, stage, scorers, stages)
     before = list(stages)[: list(stages).index(stage.name)]
     earlier = [name for other in before if stages[other].verb == "score" for name in _scorers_of(stages[other])]
     _check_columns(marked, (stage.name, "score"), scorers, earlier)
@@ -313,6 +312,31 @@ def _check_roles(marked: Marked, path: tuple[str, ...], name: str, needs: Iterab
     for role in sorted({need.by for need in needs if need.by != "model"}):
         if role not in marked.values:
             marked.fault(path, without(role, name))
+
+
+def _check_from(
+    marked: Marked, stage: Stage, scorers: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Stage]
+) -> None:
+    """A scorer that reads the signal of a stage names it by `from`."""
+    from tamis.stages.measure import SHARED
+
+    for name, settings in scorers.items():
+        try:
+            needs = build("scorers", name, settings).needs
+        except RecipeError:
+            continue  # said already
+        if any(need.kind == "signal" and need.name not in SHARED for need in needs):
+            _check_reference(marked, stage, "from", stages, "pass")
+            return
+
+
+def _must_be_given(cls: type[Any], name: str) -> bool:
+    import dataclasses
+
+    return any(
+        item.name == name and item.default is item.default_factory is dataclasses.MISSING
+        for item in dataclasses.fields(cls)
+    )
 
 
 def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:

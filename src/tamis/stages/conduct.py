@@ -196,7 +196,7 @@ class Conductor:
             settings["existing"] = self.existing
         if "pool" in names:
             settings["pool"] = self.pool
-        if "checkpoints" in names:
+        if "checkpoints" in names & settings.keys():
             settings["checkpoints"] = self.outcomes[str(stage.settings["checkpoints"])[1:]].checkpoints
         return build("passes", stage.component, settings)
 
@@ -204,7 +204,9 @@ class Conductor:
         assert self.pool is not None
         scorers = {name: build("scorers", name, own) for name, own in scorer_settings(stage.settings["score"]).items()}
         needs = needs_of_scorers(ordered(scorers, self.columns))
-        given = dict(self._signals(*[need for need in needs if need.name in SHARED])) | self._from(stage)
+        own = self._from(stage)
+        asked = [need for need in needs if need.name in SHARED and need.key not in own]
+        given = dict(self._signals(*asked)) | own
         scored = score(self.pool, scorers, self.work, given, self.columns)
         self.columns |= dict(scored.columns)
         return scored
