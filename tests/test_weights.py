@@ -222,7 +222,8 @@ def test_a_subset_file_carries_the_weights_of_tokens(weighed: Subset, pool: Pool
 
 def test_weights_of_other_tokens_are_refused(weighed: Subset, pool: Pool, base: ModelRef, tmp_path: Path) -> None:
     assert weighed.tokens is not None
-    short = dataclasses.replace(base, max_tokens=12)
+    longest = max(len(one.ids) for one in render_all(pool.read(PICKS), base))
+    short = dataclasses.replace(base, max_tokens=longest - 1)
     with pytest.raises(DataError, match="is not that of the model that weighed them"):
         rows_for(None, pool, PICKS, short, weighed.weights, weighed.tokens)
     other = dataclasses.replace(weighed.tokens, checks=weighed.tokens.checks + np.uint32(1))

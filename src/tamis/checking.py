@@ -198,7 +198,7 @@ def _check_budget(marked: Marked, path: tuple[str, ...], value: Any) -> None:
 
 def _check_train(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
     if "hooks" in stage.settings:
-        _check_hooks(marked, stage)
+        _check_hooks(marked, stage, stage.component)
     on = stage.settings.get("on")
     if isinstance(on, Mapping):
         inner = Stage(stage.name, "select", dict(on), ())
@@ -211,8 +211,8 @@ def _check_train(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
         _check_reference(marked, stage, "on", stages, "select")
 
 
-def _check_hooks(marked: Marked, stage: Stage) -> None:
-    """Hooks are components; one that chooses rows needs a trainer that hears it, and may need a target."""
+def _check_hooks(marked: Marked, stage: Stage, trainer: str) -> None:
+    """Hooks are components; one that acts on steps needs a trainer that hears it, and may need a target."""
     from tamis.stages.train import not_heard
 
     hooks = scorer_settings(stage.settings["hooks"])
@@ -221,7 +221,7 @@ def _check_hooks(marked: Marked, stage: Stage) -> None:
         if "target" in _stand_ins("hooks", name) and "target" not in marked.values:
             marked.fault((stage.name, "hooks"), f"{name} needs a target; add `target: {{files: [few_shot.jsonl]}}`")
     try:
-        fault = not_heard(load("trainers", stage.component), hooks)
+        fault = not_heard(load("trainers", trainer), hooks)
     except RecipeError:
         return  # said already
     if fault:
@@ -418,11 +418,13 @@ def _check_compare(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) ->
     else:
         check_source(marked, (stage.name, "evaluate"), stage.settings["evaluate"])
     arms = stage.settings.get("with", ["random", "longest"])
-    known = ["full", *CATALOGUE["selectors"]]
+    known = ["full", "plain", *CATALOGUE["selectors"]]
     for arm in arms if isinstance(arms, list) else [arms]:
-        if arm not in ("random", "longest", "full"):
+        if arm not in ("random", "longest", "full", "plain"):
             marked.fault(
-                (stage.name, "with"), f"{arm!r} is no baseline{nearest(str(arm), known)} Use random, longest, full"
+                (stage.name, "with"),
+                f"{arm!r} is no baseline{nearest(str(arm), known)} Use random, longest, full, or plain (the same rows "
+                "without weights and hooks)",
             )
     runs = stage.settings.get("runs", 3)
     if not isinstance(runs, int) or runs < 1:
@@ -452,3 +454,5 @@ def _check_training(marked: Marked, recipe: Recipe, stage: Stage) -> None:
         marked.fault((stage.name,), str(error))
         return
     _check_component(marked, stage, (stage.name, "train"), "trainers", trainer, settings)
+    if "hooks" in stage.settings:
+        _check_hooks(marked, stage, trainer)

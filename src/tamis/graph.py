@@ -19,7 +19,8 @@ STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "score": ("score", "from"),
     "select": ("select", "from", "budget", "where", "mix", "weigh"),
     "compare": (
-        *("compare", "with", "evaluate", "runs", "train", "learning_rates", "full", "metric", "composition", "draws"),
+        *("compare", "with", "evaluate", "runs", "train", "hooks", "learning_rates", "full", "metric", "composition"),
+        "draws",
     ),
     "evaluate": ("evaluate", "model", "on"),
     "export": ("export", "subset", "to"),
@@ -83,10 +84,10 @@ class Recipe:
             return str(own["train"]), {key: value for key, value in own.items() if key != "train"}
         for other in self.stages:
             if other.verb == "train" and other.settings.get("on") == stage.settings["compare"]:
-                if "hooks" in other.settings:
+                if "hooks" in other.settings and "hooks" not in stage.settings:
                     raise RecipeError(
-                        f"{stage.name}: arms are trained without hooks, {other.name} with; give {stage.name} a `train` "
-                        "of its own"
+                        f"{stage.name}: arms are trained without hooks, {other.name} with; give {stage.name} `hooks` "
+                        "for the arm of the method, or a `train` of its own"
                     )
                 return other.component, other.own
         raise RecipeError(

@@ -193,8 +193,8 @@ class Weights:
 class TokenWeights:
     """Weights of the response tokens of chosen rows, in the order picked.
 
-    `values` float32, row i's at `[offsets[i]:offsets[i + 1]]`, `offsets` (k + 1,) int64. `checks` (k,) uint32: CRC-32 of
-    the ids of the tokens weighed, by which a trainer knows that its own are the same.
+    `values` float32, row i's at `[offsets[i]:offsets[i + 1]]`, `offsets` (k + 1,) int64. `checks` (k,) uint32: CRC-32
+    of the ids of the tokens weighed, by which a trainer knows that its own are the same.
     """
 
     values: NDArray[np.float32]
@@ -227,9 +227,10 @@ class Subset:
     """Rows chosen, in the order picked.
 
     `positions`: (k,) int64 places in the pool. `gains`: (k,) float32, what each pick was worth to the selector.
-    `weights`: (k,) float32 training weights or None. `tokens`: weights of their response tokens or None. `values`: (n,) float32 the statistic on which every row of the
-    pool was judged, NaN where it had none; `reasons` (n,) says why. `unit` names that statistic. `notes`: what a reader
-    must know of the choice, in sentences: a bound, an approximation, a fallback.
+    `weights`: (k,) float32 training weights or None. `tokens`: weights of their response tokens or None. `values`: (n,)
+    float32 the statistic on which every row of the pool was judged, NaN where it had none; `reasons` (n,) says why.
+    `unit` names that statistic. `notes`: what a reader must know of the choice, in sentences: a bound, an
+    approximation, a fallback.
     """
 
     positions: NDArray[np.int64]

@@ -237,8 +237,10 @@ class Conductor:
             raise RecipeError(f"{stage.name}: the evaluation set holds no usable row")
         trainer, settings = self.recipe.training_of(stage)
         given = stage.settings
+        hooks = scorer_settings(given.get("hooks"))
+        weighers = scorer_settings(method.settings.get("weigh"))
         design = Design(
-            method=method.component,
+            method="+".join([method.component, *weighers, *hooks]),
             trainer=trainer,
             settings=settings,
             runs=int(given.get("runs", 3)),
@@ -248,6 +250,8 @@ class Conductor:
             metric=given.get("metric", "held-out-loss"),
             draws=int(given.get("draws", 2000)),
             groups=tuple(given.get("composition", ("source",))),
+            hooks=hooks,
+            target=self.target,
         )
         return compare(self.view(), chosen, held_out, design, self.work, seconds=self.cost_of(method))
 
