@@ -50,7 +50,7 @@ class SelectiveReflection:
     @property
     def needs(self) -> frozenset[Need]:
         """Both ratios, the lengths of rows, and what the groups are read from."""
-        columns = {Need(kind="column", name=name) for name in (self.ifd, self.reversed_ifd)}
+        columns = frozenset(Need(kind="column", name=name) for name in (self.ifd, self.reversed_ifd))
         return columns | {Need(kind="signal", name="lengths")} | group_needs(self.sample) | group_needs(self.variant)
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:

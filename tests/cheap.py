@@ -19,6 +19,7 @@ from tamis import catalogue, store
 from tamis.checkpoints import Checkpoint
 from tamis.models import ModelRef
 from tamis.pool import Pool
+from tamis.scorers.passes.tokens import Tokens
 from tamis.stages.train import rows_for
 from tamis.values import Machine, Row, Seeds
 from tamis.views import PoolView, ShardSignals
@@ -42,6 +43,8 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("passes", "in-context"): {"model": "{model}", "anchors": "drawn", "count": 4},
     ("passes", "recorded"): {"checkpoints": "{recorded}"},
     ("passes", "pairs"): {"model": "{model}"},
+    ("passes", "generations"): {"model": "{model}", "sampling": {"samples": 2, "max_tokens": 4, "greedy": True}},
+    ("passes", "verdicts"): {"verify": {"by": "exact"}},
     ("passes", "landmarks"): {},
     ("passes", "utility"): {"model": "{model}", "per_row": 2},
     ("passes", "trajectories"): {"checkpoints": "{checkpoints}", "start": True},
@@ -50,6 +53,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("scorers", "c4"): {},
     ("scorers", "cascades"): {"quantiles": [0.5, 0.8, 1.0]},
     ("scorers", "cge"): {},
+    ("scorers", "dart"): {},
     ("scorers", "el2n"): {},
     ("scorers", "fineweb"): {},
     ("scorers", "gopher"): {},
@@ -74,7 +78,13 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("scorers", "pair-uncertainty"): {},
     ("scorers", "pair-length"): {},
     ("scorers", "pair-perplexity"): {},
+    ("scorers", "pass-rate"): {},
     ("scorers", "perplexity"): {},
+    ("scorers", "sampled-entropy"): {},
+    ("scorers", "semantic-entropy"): {"forms": ["discrete", "rao", "mc", "kuhn"]},
+    ("scorers", "think-prune-train"): {},
+    ("scorers", "variation-ratio"): {"sampling": {"greedy": True}},
+    ("scorers", "vps"): {},
     ("scorers", "token-shift"): {},
     ("scorers", "uit-denoising"): {"task": "source", "candidate": "kind"},
     ("weighers", "dft"): {},
@@ -308,7 +318,7 @@ def _offsets(name: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]
     if f"{name}_offsets" in arrays:
         return arrays[f"{name}_offsets"]
     ragged = {stem: arrays[f"{stem}_offsets"] for stem in ("nll", "alone") if f"{stem}_offsets" in arrays}
-    if name in ("entropy", "turn") and "nll" in ragged:
+    if name in Tokens.unaligned and name != "alone_nll" and "nll" in ragged:
         return ragged["nll"]
     return ragged.get("alone") if name == "alone_nll" else None
 
