@@ -34,12 +34,16 @@ def keep_pool(pool: Pool, work: Workspace) -> Path:
 
 @dataclass(frozen=True, repr=False)
 class Scored:
-    """A pool with columns. `scored["ifd"]` is one column's values, (n,) float32, by full or short name."""
+    """A pool with columns. `scored["ifd"]` is one column's values, (n,) float32, by full or short name.
+
+    `notes`: what should be known of them. `facts`: what fitted scorers say of the pool, by scorer.
+    """
 
     pool: Pool
     columns: Mapping[str, Column]
     work: Workspace
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         return self.column(name).values

@@ -49,7 +49,7 @@ class ShardSignals:
         return self.shard.rows
 
     def column(self, name: str) -> Column:
-        """This shard's part of a column that the component needs: a scorer's, one of ratings, or `meta.NAME`."""
+        """The shard's part of a column that the component needs: a scorer's, one of ratings, or `meta.NAME`."""
         if name.startswith(META):
             return meta_column(self.shard.table(["meta"]).column("meta").to_pylist(), name.removeprefix(META))
         return self.columns[resolve_column(name, list(self.columns))]

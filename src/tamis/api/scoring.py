@@ -10,26 +10,53 @@ from tamis.api.places import Files, Model, Place, Rows, Settings, pool_of, reads
 from tamis.catalogue import build
 from tamis.errors import RecipeError
 from tamis.handles import Scored
+from tamis.pool import Pool
+from tamis.stages.workspace import Workspace
+from tamis.values import Column, Need
 
 
-def score(pool: Rows, scorers: Files | Mapping[str, Settings], *, model: Model = None, work: Place = None) -> Scored:
+def score(
+    pool: Rows,
+    scorers: Files | Mapping[str, Settings],
+    *,
+    model: Model = None,
+    judge: Model = None,
+    reference: Model = None,
+    work: Place = None,
+) -> Scored:
     """Columns of the scorers named: `"ifd,perplexity"`, a list, or `{"ifd": {"form": "ppl"}}` with their settings.
 
-    All the passes that they need run once each. Raises RecipeError for unknown names and settings, and where a pass
-    over a model is needed and none is given.
+    All the passes that they need run once each; scorers whose columns others read are added. `judge`, `reference`:
+    second models, for the scorers that need one. `notes` of the answer say what should be known. Raises RecipeError for
+    unknown names and settings, and where a pass over a model is needed and none is given.
     """
-    from tamis.recipe import scorer_settings
     from tamis.stages.measure import richest
     from tamis.stages.score import score as run
 
+    at, rows, built, given, needs = asked(pool, scorers, work_of(work, model, judge=judge, reference=reference))
+    found = run(rows, built, dataclasses.replace(at, settings_of_passes=richest(needs)), columns=given)
+    return Scored(rows, found.columns, at, found.notes, found.facts)
+
+
+def asked(
+    pool: Rows, scorers: Files | Mapping[str, Settings], at: Workspace
+) -> tuple[Workspace, Pool, dict[str, Any], dict[str, Column], list[Need]]:
+    """Workspace, rows, scorers, columns that these may read, and all their needs; RecipeError where a model lacks."""
+    from tamis.recipe import scorer_settings
+    from tamis.stages.dependence import needs_of_scorers, ordered
+    from tamis.stages.score import readable_columns
+
     built = {name: build("scorers", name, given) for name, given in scorer_settings(scorers).items()}
-    needs = [need for scorer in built.values() for need in scorer.needs]
+    rows = pool_of(pool, at)
+    given = readable_columns(rows, at, built.values())
+    everything = ordered(built, given)
+    needs = needs_of_scorers(everything)
     if any(need.name == "influence" for need in needs):
         raise RecipeError("gradient-similarity needs an influence pass: run it in a recipe (`tamis recipes less`)")
-    at = work_of(work, model, why=", ".join(built) if reads_rows(needs) else "")
-    rows = pool_of(pool, at)
-    found = run(rows, built, dataclasses.replace(at, settings_of_passes=richest(needs)))
-    return Scored(rows, found.columns, at)
+    for name, scorer in everything.items():
+        at.check_roles(name, scorer.needs)
+    work_of(at, why=", ".join(built) if reads_rows(needs) else "")
+    return at, rows, built, given, needs
 
 
 def columns(pool: Rows, *, work: Place = None) -> Scored:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, MaxTokens, Model, Place, Sets, Workers, app
+from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Sets, Workers, app
 from tamis.cli.pools import COLUMNS, On, PoolName, open_workspace, pass_lines, settings_of
 
 SubsetName = Annotated[Path, typer.Argument(help="A subset file that `tamis select` wrote, or a run folder.")]
@@ -28,6 +28,9 @@ def select(
     ] = None,
     where: Annotated[str | None, typer.Option("--where", help="Filter first: an expression over columns.")] = None,
     mixer: Annotated[str | None, typer.Option("--mix", help="Mixer over groups: equal, temperature, smart, …")] = None,
+    weigher: Annotated[
+        str | None, typer.Option("--weigh", help="Weigher of rows or tokens for training: stm, token-shift, dft, …")
+    ] = None,
     columns: Annotated[list[str] | None, COLUMNS] = None,
     on: On = None,
     only: Annotated[
@@ -35,6 +38,8 @@ def select(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Subset file to write.")] = None,
     model: Model = None,
+    judge: Judge = None,
+    reference: Reference = None,
     max_tokens: MaxTokens = 2048,
     sets: Sets = None,
     workspace: Place = Path(".tamis"),
@@ -42,16 +47,15 @@ def select(
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Choose rows of a pool within a budget; `--set` warm_up.… is LESS's, utility.… DELIFT's, mix.… the mixer's."""
+    """Choose rows of a pool within a budget; `--set` takes warm_up.… (LESS), utility.… (DELIFT), mix.… and weigh.…"""
     output.use_json(json)
     from tamis.api import select as run
-    from tamis.errors import RecipeError
 
     settings = settings_of(sets)
-    warm_up, utility, of_mixer = (settings.pop(name, {}) for name in ("warm_up", "utility", "mix"))
-    if of_mixer and mixer is None:
-        raise RecipeError(f"--set mix.{next(iter(of_mixer))} sets a mixer, and none is named: add --mix NAME")
-    work = open_workspace(workspace, model, max_tokens, workers, device, required=False)
+    warm_up, utility = (settings.pop(name, {}) for name in ("warm_up", "utility"))
+    mixed, weighed = (_named(settings, name, one) for name, one in (("mix", mixer), ("weigh", weigher)))
+    second = {"judge": judge, "reference": reference}
+    work = open_workspace(workspace, model, max_tokens, workers, device, required=False, **second)
     chosen = run(
         pool,
         selector,
@@ -59,7 +63,8 @@ def select(
         target=target or None,
         existing=existing or None,
         where=where,
-        mix={mixer: of_mixer} if mixer is not None else None,
+        mix=mixed,
+        weigh=weighed,
         columns=columns or (),
         on=on,
         warm_up=warm_up,
@@ -74,6 +79,17 @@ def select(
     notes = [f"note: {note}" for note in chosen.notes]
     value = {**facts, "passes": work.work.passes, "notes": list(chosen.notes)}
     output.result(value, [*pass_lines(work), line, *notes])
+
+
+def _named(settings: dict[str, Any], verb: str, name: str | None) -> dict[str, Any] | None:
+    """A mixer or weigher with what `--set mix.…` or `--set weigh.…` says of it; None where there is none."""
+    from tamis.errors import RecipeError
+
+    own = settings.pop(verb, {})
+    if own and name is None:
+        what = "a mixer" if verb == "mix" else "a weigher"
+        raise RecipeError(f"--set {verb}.{next(iter(own))} sets {what}, and none is named: add --{verb} NAME")
+    return None if name is None else {name: own}
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from tamis.catalogue import SCORERS, build, nearest
@@ -30,39 +31,47 @@ def ordered(scorers: Mapping[str, Scorer], known: Iterable[str] = ()) -> dict[st
     that it is named after is added, with its default settings. Raises RecipeError for a column that is none of these,
     and for scorers that read each other in a circle.
     """
-    there = set(known)
-    stems = {stem_of(name) for name in there}
-    listed = {name.rpartition(":")[2]: name for name in scorers}
-    done: dict[str, Scorer] = {}
+    order = _Order(scorers, set(known), {name.rpartition(":")[2]: name for name in scorers})
+    for name in scorers:
+        order.visit(name, ())
+    return order.done
 
-    def maker(column: str) -> str | None:
-        stem = stem_of(column)
-        if column.startswith(META) or column in there:
-            return None
-        if stem in listed:
-            return listed[stem]
-        if stem in stems:
-            return None
-        if stem not in SCORERS:
-            hint = nearest(column, [*SCORERS, *sorted(there)])
-            raise RecipeError(f"there is no column {column!r}, and no scorer named {stem!r}{hint}")
-        return stem
 
-    def visit(name: str, path: tuple[str, ...]) -> None:
+@dataclass
+class _Order:
+    """Scorers in order so far. `listed`: their names as columns begin with them."""
+
+    scorers: Mapping[str, Scorer]
+    known: set[str]
+    listed: Mapping[str, str]
+    done: dict[str, Scorer] = field(default_factory=dict)
+
+    def visit(self, name: str, path: tuple[str, ...]) -> None:
+        """Put a scorer behind those that it reads; `path`: scorers that wait for it."""
         if name in path:
             circle = " -> ".join([*path[path.index(name) :], name])
             raise RecipeError(f"scorers read each other's columns in a circle: {circle}")
-        if name in done:
+        if name in self.done:
             return
-        scorer: Scorer = scorers[name] if name in scorers else build("scorers", name, {})
+        scorer: Scorer = self.scorers[name] if name in self.scorers else build("scorers", name, {})
         for column in columns_needed(scorer):
-            if (other := maker(column)) is not None:
-                visit(other, (*path, name))
-        done[name] = scorer
+            if (other := self._maker(column)) is not None:
+                self.visit(other, (*path, name))
+        self.done[name] = scorer
 
-    for name in scorers:
-        visit(name, ())
-    return done
+    def _maker(self, column: str) -> str | None:
+        """The scorer that makes a column; None where it is there."""
+        stem = stem_of(column)
+        if column.startswith(META) or column in self.known:
+            return None
+        if stem in self.listed:
+            return self.listed[stem]
+        if stem in {stem_of(name) for name in self.known}:
+            return None
+        if stem not in SCORERS:
+            hint = nearest(column, [*SCORERS, *sorted(self.known)])
+            raise RecipeError(f"there is no column {column!r}, and no scorer named {stem!r}{hint}")
+        return stem
 
 
 def needs_of_scorers(scorers: Mapping[str, Scorer]) -> list[Need]:

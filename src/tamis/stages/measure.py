@@ -17,16 +17,16 @@ from tamis.errors import RecipeError
 from tamis.models import ModelRef
 from tamis.pool import Pool, Shard
 from tamis.protocols import Pass
+from tamis.stages.serving import SIGNAL, has_model, identity_of, remember, serving, settings_of
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, Store, save_arrays
 from tamis.values import Column, Machine, Need
 from tamis.views import PoolView, ShardSignals
 
 log = logging.getLogger(__name__)
-SIGNAL = "signal"
 FIT = "fit"  # kind in the store, and the name under which a pass reads it
 # passes that a need alone starts; the others are stages of a recipe
-SHARED = ("lengths", "tokens", "pairs", "attention", "gradient-norms", "in-context")
+SHARED = ("lengths", "tokens", "pairs", "generations", "verdicts", "attention", "gradient-norms", "in-context")
 SAY_SECONDS = 10.0  # a line of progress at most this often
 
 
@@ -62,11 +62,6 @@ class _Job:
     machine: Machine
 
 
-def identity_of(component: Pass, shard: Shard, read: Mapping[str, str] | None = None) -> str:
-    """Identity of a pass over one shard; `read`: identities of the signals that it reads."""
-    return digests.of_component(component, {"shard": shard.digest, **({"signals": dict(read)} if read else {})})
-
-
 def signals_read(component: Pass, have: Mapping[str, Signal]) -> dict[str, Signal]:
     """The signals of the pool that a pass says it needs, by name; RecipeError where one is missing."""
     needed = sorted(need.key for need in component.needs if need.kind == "signal" and need.side == "pool")
@@ -81,10 +76,12 @@ def measure(
 ) -> Signal:
     """The signal of `component` over `pool`; finished shards are found, the others measured by the engine.
 
-    `have`: signals that the pass may read; those that it needs are part of its identity.
+    `have`: signals that the pass may read; those that it needs are part of its identity. Where the pool was measured
+    before with settings that give more (`merge`), that signal serves and nothing is run.
     """
     started = time.perf_counter()
     read = signals_read(component, have or {})
+    component = serving(pool, component, work, read)
     notes = [sentence for signal in read.values() for sentence in signal.notes]
     notes += component.notes() if hasattr(component, "notes") else []
     ever, partial = 0.0, " ".join(signal.partial for signal in read.values() if signal.partial)
@@ -108,6 +105,7 @@ def measure(
     found = [one for job in jobs if (one := work.store.get(SIGNAL, job.identity)) is not None]
     ever += sum(one.seconds for one in found)
     work.work.note_pass(name, len(jobs), len(missing), seconds, ever)
+    remember(component, work)
     return Signal(
         name=getattr(component, "makes", name),
         folders=tuple(one.path for one in found),
@@ -191,11 +189,6 @@ def _pass_of(need: Need, richer: Mapping[str, Any], model: ModelRef) -> Pass:
     return component
 
 
-def has_model(cls: type[Any]) -> bool:
-    """Whether a pass is one over a model, or over its tokenizer."""
-    return any(item.name == "model" for item in dataclasses.fields(cls))
-
-
 def richest(needs: Iterable[Need]) -> dict[str, dict[str, Any]]:
     """For every signal needed, by `Need.key`, settings that serve all needs at once (merged by the pass itself).
 
@@ -220,11 +213,6 @@ def _merged(earlier: Any, component: Any, key: str) -> Any:
     if not hasattr(earlier, "merge"):
         raise RecipeError(f"the signal {key!r} is needed with two settings, which one pass cannot give: run it twice")
     return earlier.merge(component)
-
-
-def settings_of(component: Any) -> dict[str, Any]:
-    """The settings of a pass, but for its model."""
-    return {item.name: getattr(component, item.name) for item in dataclasses.fields(component) if item.name != "model"}
 
 
 def measure_needs(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis import digests
+from tamis.catalogue import SCORERS
 from tamis.errors import DataError, RecipeError
 from tamis.pool import Pool
 from tamis.protocols import Scorer
-from tamis.stages.dependence import META, columns_needed, needs_of_scorers, ordered
+from tamis.stages.dependence import META, columns_needed, needs_of_scorers, ordered, stem_of
 from tamis.stages.measure import FIT, Signal, digests_of, fit, measure_needs, view_of
 from tamis.stages.workspace import Workspace
 from tamis.store import load_arrays, save_arrays, write_json
@@ -241,6 +242,21 @@ def known_columns(pool: Pool, work: Workspace) -> dict[str, Column]:
         arrays = load_arrays(file.parent / facts["folder"])
         found[name] = Column(values=arrays["values"], unit=facts["unit"], reasons=arrays["reasons"])
     return found
+
+
+def readable_columns(pool: Pool, work: Workspace, scorers: Iterable[Scorer]) -> dict[str, Column]:
+    """Columns of this pool that scorers may read as they are.
+
+    Those are ratings and others that no scorer of the catalogue makes, and those of another model that one of `scorers`
+    calls by the full name. What a scorer of the catalogue makes is made anew, or found.
+    """
+    wanted = {name for scorer in scorers for name in columns_needed(scorer)}
+    return {
+        name: column
+        for name, column in known_columns(pool, work).items()
+        if stem_of(name) not in SCORERS
+        or ("@" in name and name in wanted and not name.endswith(f"@{work.model.label}"))
+    }
 
 
 def statistics(values: NDArray[np.float32], shares: Sequence[float] = (0.05, 0.5, 0.95)) -> dict[str, float | int]:
