@@ -14,6 +14,7 @@ from tamis.errors import RecipeError
 
 PASSES = {
     "attention": "tamis.scorers.passes.attention:Attention",
+    "generations": "tamis.scorers.passes.generations:Generations",
     "gradient-norms": "tamis.scorers.passes.gradient_norms:GradientNorms",
     "gradient-query": "tamis.scorers.passes.gradient_query:GradientQuery",
     "gradients": "tamis.scorers.passes.gradients:Gradients",
@@ -26,15 +27,18 @@ PASSES = {
     "pairs": "tamis.scorers.passes.pairs:Pairs",
     "recorded": "tamis.scorers.passes.recorded:Recorded",
     "text": "tamis.scorers.passes.text:Text",
+    "reversed": "tamis.scorers.passes.reversed:Reversed",
     "tokens": "tamis.scorers.passes.tokens:Tokens",
     "trajectories": "tamis.scorers.passes.trajectories:Trajectories",
     "utility": "tamis.scorers.passes.utility:Utility",
+    "verdicts": "tamis.scorers.passes.verdicts:Verdicts",
 }
 SCORERS = {
     "c4": "tamis.scorers.heuristics:C4",
     "cascades": "tamis.scorers.cascades:Cascades",
     "cge": "tamis.scorers.novelty:Cge",
     "context-dependency": "tamis.scorers.context:ContextDependency",
+    "dart": "tamis.scorers.pass_rates:Dart",
     "el2n": "tamis.scorers.el2n:El2n",
     "entropy": "tamis.scorers.uncertainty:Entropy",
     "fineweb": "tamis.scorers.heuristics:FineWeb",
@@ -56,11 +60,17 @@ SCORERS = {
     "pair-margin": "tamis.scorers.preference:PairMargin",
     "pair-perplexity": "tamis.scorers.preference:PairPerplexity",
     "pair-uncertainty": "tamis.scorers.preference:PairUncertainty",
+    "pass-rate": "tamis.scorers.pass_rates:PassRate",
     "perplexity": "tamis.scorers.perplexity:Perplexity",
     "predictive-entropy": "tamis.scorers.uncertainty:PredictiveEntropy",
     "refusal": "tamis.scorers.refusal:Refusal",
+    "sampled-entropy": "tamis.scorers.sampling:SampledEntropy",
+    "semantic-entropy": "tamis.scorers.sampling:SemanticEntropy",
+    "think-prune-train": "tamis.scorers.pass_rates:ThinkPruneTrain",
     "token-shift": "tamis.scorers.novelty:TokenShift",
     "uit-denoising": "tamis.scorers.dataset_perplexity:UitDenoising",
+    "variation-ratio": "tamis.scorers.sampling:VariationRatio",
+    "vps": "tamis.scorers.pass_rates:Vps",
 }
 WEIGHERS = {
     "dft": "tamis.scorers.base_weights:Dft",
