@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tamis.errors import RecipeError
-from tamis.rating_prompts import SHIPPED
+from tamis.rating_prompts import RatingSet, rating_set
 from tamis.values import Need, Role
 
 if TYPE_CHECKING:
@@ -30,11 +30,12 @@ class SelectIt:
     add up to 1.9). `score` is the one that `level` names.
 
     The second softmax squashes s to at most 1.2788 (all mass on 5), with 0.2558 for all on 1 and 0 for none preferred;
-    `softmax: once` leaves it out and reaches 5. High: good; the paper keeps the top 20 %. The rewordings are our own,
-    for the released ones carry no licence.
+    `softmax: once` leaves it out and reaches 5. High: good; the paper keeps the top 20 %. The shipped
+    rewordings are our own (the released ones carry no licence); `prompts` takes others, the worst label first.
     """
 
     level: Literal["token", "sentence", "model"] = "sentence"
+    prompts: str | RatingSet = "selectit"
     alpha: float = 0.2
     template: int = 0
     softmax: Literal["twice", "once"] = "twice"
@@ -42,7 +43,7 @@ class SelectIt:
     revision: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        rewordings = len(SHIPPED["selectit"].templates)
+        rewordings = len(rating_set(self.prompts).templates)
         if not 0 <= self.template < rewordings:
             raise RecipeError(f"selectit: template is {self.template}; there are {rewordings}, counted from 0")
         if not self.models or len(set(self.models)) < len(self.models):
@@ -59,7 +60,7 @@ class SelectIt:
         return frozenset(self._need(role) for role in self.models)
 
     def _need(self, role: Role) -> Need:
-        return Need(kind="signal", name="ratings", settings=(("sets", ("selectit",)),), by=role)
+        return Need(kind="signal", name="ratings", settings=(("sets", (self.prompts,)),), by=role)
 
     def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
         """Columns `token`, `sentence`, with several `models` also `model`, and `score`, in points; `outside`.
@@ -71,7 +72,7 @@ class SelectIt:
         from tamis.readouts import Readings
         from tamis.reductions import column
 
-        reads = [Readings.of(have[self._need(role).key], SHIPPED["selectit"]) for role in self.models]
+        reads = [Readings.of(have[self._need(role).key], rating_set(self.prompts)) for role in self.models]
         points = [self.points(read.over_labels()) for read in reads]
         levels = [read.by_row(self.sentence(one)) for read, one in zip(reads, points, strict=True)]
         reasons = reads[0].reasons
@@ -99,7 +100,7 @@ class SelectIt:
         return found
 
     def sentence(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(m,) of points by template (m, K)."""
+        """(m,) of the points by template (m, K)."""
         found: NDArray[np.float64] = points.mean(-1) / (1 + self.alpha * points.std(-1))
         return found
 

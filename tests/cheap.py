@@ -19,6 +19,7 @@ from tamis import catalogue, store
 from tamis.checkpoints import Checkpoint
 from tamis.models import ModelRef
 from tamis.pool import Pool
+from tamis.rating_prompts import RatingSet
 from tamis.scorers.passes.tokens import Tokens
 from tamis.stages.train import rows_for
 from tamis.values import Machine, Row, Seeds
@@ -30,6 +31,11 @@ NUDGE = (
     f"{shlex.quote(sys.executable)} {shlex.quote(str(Path(__file__).with_name('outside_trainer.py')))} --do nudge "
     "--data {subset} --model {model} --out {out} --seed {seed}"
 )
+# questions short enough for the tiny model's context; the second is asked of turns, the third of a generated answer
+ASKED = tuple(
+    RatingSet(name="short", templates=("{instruction} {response}",) * 2, labels=("1", "2", "3"), per=per, of=of)
+    for per, of in (("row", "row"), ("turn", "row"), ("row", "generated"))
+)  # fmt: skip
 # `{model}`, `{checkpoints}` and `{target}` are filled in by the world
 CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("passes", "lengths"): {"model": "{model}"},
@@ -43,8 +49,10 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("passes", "in-context"): {"model": "{model}", "anchors": "drawn", "count": 4},
     ("passes", "recorded"): {"checkpoints": "{recorded}"},
     ("passes", "pairs"): {"model": "{model}"},
+    ("passes", "reversed"): {"model": "{model}"},
     ("passes", "generations"): {"model": "{model}", "sampling": {"samples": 2, "max_tokens": 4, "greedy": True}},
     ("passes", "verdicts"): {"verify": {"by": "exact"}},
+    ("passes", "ratings"): {"model": "{model}", "sets": ASKED},
     ("passes", "landmarks"): {},
     ("passes", "utility"): {"model": "{model}", "per_row": 2},
     ("passes", "trajectories"): {"checkpoints": "{checkpoints}", "start": True},
@@ -66,6 +74,14 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("scorers", "massive-sft"): {},
     ("scorers", "predictive-entropy"): {},
     ("scorers", "refusal"): {},
+    ("scorers", "alpagasus"): {"prompts": ASKED[0]},
+    ("scorers", "deita"): {"complexity": ASKED[1], "quality": ASKED[1]},
+    ("scorers", "deita-complexity"): {"prompts": ASKED[1]},
+    ("scorers", "deita-quality"): {"prompts": ASKED[1]},
+    ("scorers", "ds2"): {"rating": "meta.rating"},
+    ("scorers", "mods-necessity"): {"prompts": ASKED[0]},
+    ("scorers", "rating"): {"prompts": ASKED[1], "turns": "last"},
+    ("scorers", "selectit"): {"prompts": ASKED[0]},
     ("scorers", "entropy"): {},
     ("scorers", "gradient-similarity"): {},
     ("scorers", "ifd"): {},
@@ -159,6 +175,7 @@ WITHOUT_TIES = {"badge", "ccs", "dsir", "random", "s2l"}
 def messy_rows(count: int = 18) -> list[Row]:
     """Rows of every kind, of which some cannot be scored or trained on."""
     rows = tiny.make_rows(count, seed=2)
+    rows = [dataclasses.replace(row, meta={"rating": place % 3}) for place, row in enumerate(rows)]
     rows[1] = dataclasses.replace(rows[1], kind="prompt", messages=rows[1].messages[:-1])
     rows[4] = dataclasses.replace(
         rows[4], kind="text", messages=({"role": "user", "content": "sort the seven apples"},)

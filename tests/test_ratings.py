@@ -85,8 +85,8 @@ def test_the_pass_is_the_softmax_of_each_prompt_by_itself(ref: ModelRef, measure
     texts = OWN.texts(told, "eleven")
     assert texts[0] == f"{told} eleven {{x}}?", "braces of the row's text, and unknown ones, stay as they are"
     for place, text in enumerate(texts):
-        np.testing.assert_allclose(measured["own"][0, place], by_hand(ref, text, OWN.labels, raw=True), atol=1e-6)
-    np.testing.assert_allclose(measured["own"][[0, 1, 5]].sum(-1), 1, atol=1e-6)
+        np.testing.assert_allclose(measured[OWN.key][0, place], by_hand(ref, text, OWN.labels, raw=True), atol=1e-6)
+    np.testing.assert_allclose(measured[OWN.key][[0, 1, 5]].sum(-1), 1, atol=1e-6)
     assert exchanges(row, SHIPPED["deita-quality"]) == [("add {response}?", "seven"), ("count?", "eleven")]
     (asked,) = SHIPPED["deita-quality"].texts("count?", "eleven")
     np.testing.assert_allclose(
@@ -98,16 +98,16 @@ def test_the_question_is_a_user_turn_of_the_template(ref: ModelRef, shard: Shard
     chat = dataclasses.replace(OWN, raw=False)
     found = Ratings(model=ref, sets=(chat,)).measure(shard, ShardSignals(shard, {}), Machine())
     text = OWN.texts("price?", "left")[1]
-    np.testing.assert_allclose(found["own"][5, 1], by_hand(ref, text, OWN.labels, raw=False), atol=1e-6)
+    np.testing.assert_allclose(found[chat.key][5, 1], by_hand(ref, text, OWN.labels, raw=False), atol=1e-6)
     assert found["parameters"].tolist() == [open_model(ref, "cpu").num_parameters()] * 6  # type: ignore[no-untyped-call]
 
 
 def test_rows_that_cannot_be_asked_about_have_a_reason(measured: Mapping[str, NDArray[Any]]) -> None:
     asked, kind, cut = Reason.NEEDS_ANSWER, Reason.WRONG_KIND, Reason.CUT
-    assert measured["own_reason"].tolist() == [0, 0, asked, kind, cut, 0]
+    assert measured[f"{OWN.key}_reason"].tolist() == [0, 0, asked, kind, cut, 0]
     assert measured["deita-complexity_reason"].tolist() == [0, 0, 0, kind, cut, 0]
     assert measured["reason"].tolist() == [0, 0, asked, kind, cut, 0]
-    assert np.isnan(measured["own"][[2, 3, 4]]).all()
+    assert np.isnan(measured[OWN.key][[2, 3, 4]]).all()
     turns = np.diff(measured["deita-quality_offsets"]).tolist()
     assert turns[0] == 2 and turns[2:] == [0, 0, 0, 1]
 
@@ -128,8 +128,9 @@ def test_labels_are_found_through_the_tokenizer_and_others_refused(ref: ModelRef
 def test_sets_are_checked_and_passes_over_several_are_one(ref: ModelRef) -> None:
     both = Ratings(model=ref, sets=("selectit", OWN)).merge(Ratings(model=ref, sets=("alpagasus", "selectit")))
     assert both.sets == ("selectit", OWN, "alpagasus")
-    with pytest.raises(RecipeError, match="two different sets of prompts are named 'own'"):
-        both.merge(Ratings(model=ref, sets=(dataclasses.replace(OWN, raw=False),)))
+    other = dataclasses.replace(OWN, raw=False)
+    assert len({one.key for one in (OWN, other, SHIPPED["yes-no"])}) == 3 and SHIPPED["yes-no"].key == "yes-no"
+    assert both.merge(Ratings(model=ref, sets=(other,))).sets == (*both.sets, other)
     with pytest.raises(RecipeError, match="did you mean 'alpagasus'"):
         Ratings(model=ref, sets=("alpagassus",))
     with pytest.raises(RecipeError, match="neither"):
@@ -228,7 +229,7 @@ def test_necessity_is_the_judge_s_view_of_the_generated_answer(ref: ModelRef, sh
     ((_, sets),) = next(iter(scorer.needs)).settings
     found = Ratings(model=ref, sets=sets).measure(shard, have, Machine())
     expected = by_hand(ref, OWN.texts("river?", "river")[1], OWN.labels, raw=True)
-    np.testing.assert_allclose(found["own+generated"][2, 1], expected, atol=1e-6)
+    np.testing.assert_allclose(found[f"{OWN.key}+generated"][2, 1], expected, atol=1e-6)
     (tmp_path / "ratings").mkdir()
     save_arrays(tmp_path / "ratings", found)
     columns = scorer.score(ShardSignals(shard, {"ratings@judge": tmp_path / "ratings"}))

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 class Ratings:
     """Next-token probabilities of digits or words as answers to questions about a row; nothing is generated.
 
-    `sets`: names of shipped prompts (selectit, deita-complexity, deita-quality, alpagasus, yes-no; with `+generated`
-    they are asked about the answer that the pass `generations` drew), or sets of your own. The question is a user turn
-    in the model's chat template, in front of its generation prompt; the bare text where a model brings no template, or
-    the set says so. A label is all its tokens, with a space in front or without; a label that is no single token is
-    refused. One forward pass a question; the vocabulary's logits are made at its last position alone.
+    `sets`: names of shipped prompts (selectit, alpagasus, yes-no, deita-complexity, deita-quality and these two with
+    -chat; with `+generated` they are asked about the answer that the pass `generations` drew), or sets of your own. The
+    question is a user turn in the model's chat template, in front of its generation prompt; the bare text where a model
+    brings no template, or the set says so. A label is all its tokens, with a space in front or without; one that is no
+    single token is refused. One forward pass a question; logits of the vocabulary are made at its last position alone.
     """
 
     model: ModelRef
@@ -48,23 +48,19 @@ class Ratings:
         return frozenset({Need(kind="signal", name="generations")} if generated else ())
 
     def merge(self, other: Ratings) -> Ratings:
-        """Return the pass that asks what both ask. RecipeError if the models differ, or two sets share a name."""
+        """Return the pass that asks what both ask. RecipeError if the models differ."""
         if self.model != other.model:
             raise RecipeError(f"passes over {self.model.name!r} and {other.model.name!r} cannot be one: models differ")
         return dataclasses.replace(self, sets=tuple(dict.fromkeys((*self.sets, *other.sets))))
 
     def _found(self) -> list[RatingSet]:
-        found: dict[str, RatingSet] = {}
-        for one in map(rating_set, self.sets):
-            if found.setdefault(one.key, one) != one:
-                raise RecipeError(f"ratings: two different sets of prompts are named {one.key!r}")
-        return list(found.values())
+        return list({one.key: one for one in map(rating_set, self.sets)}.values())
 
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
         """Arrays of one shard of n rows.
 
-        For a set NAME asked once a row, `NAME` (n, templates, labels + 1) float32, NaN where the row has a reason:
-        probabilities of the labels and, last, of every other token; they add up to 1. For a set asked of turns, the
+        For a set asked once a row, with the key NAME, `NAME` (n, templates, labels + 1) float32, NaN where the row has
+        a reason: probabilities of the labels and, last, of every other token; they add up to 1. For a set asked of turns, the
         same by turn, (m, …), by `NAME_offsets` (n + 1,). `NAME_reason` (n,) uint8: why a row has none. `reason` (n,)
         the first of these; `parameters` (n,) int64, the size of the model that answered, the same in every row.
         Prompts longer than the model's maximum are not cut, for the question stands at their end: CUT.

@@ -50,8 +50,14 @@ class RatingSet:
 
     @property
     def key(self) -> str:
-        """Name of its arrays in the signal `ratings`."""
-        return self.name + (GENERATED if self.of == "generated" else "")
+        """Name of its arrays in the signal `ratings`: that of a shipped set, else with a digest of the prompts."""
+        from tamis.digests import of_json
+
+        asked = (self.templates, self.labels, self.per, self.raw)
+        known = SHIPPED.get(self.name)
+        shipped = known is not None and asked == (known.templates, known.labels, known.per, known.raw)
+        stem = self.name if shipped else f"{self.name}-{of_json(asked)[:8]}"
+        return stem + (GENERATED if self.of == "generated" else "")
 
     @property
     def needs_answer(self) -> bool:
@@ -114,6 +120,8 @@ SHIPPED = {
         RatingSet(name="selectit", templates=_SELECTIT, labels=_digits(1, 5)),
         RatingSet(name="deita-complexity", templates=(_DEITA_COMPLEXITY,), labels=_digits(1, 6), per="turn", raw=True),
         RatingSet(name="deita-quality", templates=(_DEITA_QUALITY,), labels=_digits(1, 6), per="turn", raw=True),
+        RatingSet(name="deita-complexity-chat", templates=(_DEITA_COMPLEXITY,), labels=_digits(1, 6), per="turn"),
+        RatingSet(name="deita-quality-chat", templates=(_DEITA_QUALITY,), labels=_digits(1, 6), per="turn"),
         RatingSet(name="alpagasus", templates=(_ALPAGASUS,), labels=_digits(0, 5)),
         RatingSet(name="yes-no", templates=(_YES_NO,), labels=("no", "yes")),
     )
@@ -134,7 +142,7 @@ def rating_set(given: str | RatingSet) -> RatingSet:
     name = given.removesuffix(GENERATED)
     if name not in SHIPPED:
         raise RecipeError(f"no prompts named {name!r} are shipped{nearest(name, SHIPPED)} Known: {', '.join(SHIPPED)}")
-    return SHIPPED[name] if name == given else dataclasses.replace(SHIPPED[name], of="generated", per="row")
+    return SHIPPED[name] if name == given else dataclasses.replace(SHIPPED[name], of="generated")
 
 
 Exchange = tuple[str, str | None]
