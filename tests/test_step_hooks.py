@@ -320,27 +320,31 @@ def test_a_watcher_sees_the_losses_of_every_row_whatever_the_micro_batches(
 def test_wrong_weights_masks_and_settings_of_hooks_are_refused(
     base: ModelRef, rows: TrainingRows, tmp_path: Path
 ) -> None:
-    class Wrong:
+    @dataclasses.dataclass(frozen=True)
+    class Weighs:
         revision = 1
-
-        def __init__(self, **methods: Any) -> None:
-            self.__dict__.update(methods)
 
         def after_step(self, step: int, log: Mapping[str, Any], /) -> None:
             pass
 
-    class Weighs(Wrong):
         def reweigh(self, tokens: Any, /) -> torch.Tensor:
-            return -tokens.nll
+            return -tokens.nll  # type: ignore[no-any-return]
 
-    class Prunes(Wrong):
+    @dataclasses.dataclass(frozen=True)
+    class Prunes:
+        rows: int
+        revision = 1
+
+        def after_step(self, step: int, log: Mapping[str, Any], /) -> None:
+            pass
+
         def prune(self, given: Candidates, /) -> list[NDArray[np.bool_]]:
-            return self.masks(given)  # type: ignore[no-any-return, attr-defined]
+            return [np.zeros(len(ids), np.bool_) for ids, _ in given.examples[: self.rows]]
 
     for hook, message in (
         (Weighs(), "not one finite number of at least 0"),
-        (Prunes(masks=lambda given: []), "masks that do not fit"),
-        (Prunes(masks=lambda given: [np.zeros(len(ids), bool) for ids, _ in given.examples]), "left no label"),
+        (Prunes(0), "masks that do not fit"),
+        (Prunes(99), "left no label"),
     ):
         with pytest.raises(TrainError, match=message):
             FULL.train(base, rows, Seeds(), [hook], tmp_path / "out", ON)

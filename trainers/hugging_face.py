@@ -64,7 +64,8 @@ def check_weights(name: str, rows: TrainingRows | TrainingPairs) -> None:
     given = [] if tokens is None else np.unique(tokens[tokens > 0])
     if len(given) > 1 or (weights is not None and (weights != weights[:1]).any()):
         raise TrainError(
-            f"{name} can mask tokens, but not weigh rows or tokens: train with lora or full, or select without weights"
+            f"{name} cannot weigh rows or tokens, though it masks tokens: train with lora or full, or select without "
+            "weights"
         )
 
 

@@ -60,6 +60,11 @@ class Design:
     target: Pool | None = None
 
 
+def method_name(selector: str, weigh: Any, hooks: Any) -> str:
+    """Name of the arm of a method: its selector, its weigher and the hooks of its training, as `random+stm`."""
+    return "+".join([selector, *scorer_settings(weigh), *scorer_settings(hooks)])
+
+
 def compare(
     view: PoolView, chosen: Selection, held_out: Pool, design: Design, work: Workspace, *, seconds: float = 0.0
 ) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tamis.errors import RecipeError
 from tamis.heading import rating_stems
 from tamis.pool import Pool
 from tamis.recipe import Recipe, Stage, scorer_settings
-from tamis.stages.compare import Design, compare
+from tamis.stages.compare import Design, compare, method_name
 from tamis.stages.dependence import needs_of_scorers, ordered, stem_of
 from tamis.stages.load import detail, folders_of, load_checkpoints
 from tamis.stages.measure import SHARED, Signal, measure, measure_needs, richest, view_of
@@ -54,7 +54,7 @@ class Conductor:
 
         on = work.machine.device
         roles = {"model": recipe.model, "judge": recipe.judge, "reference": recipe.reference}
-        named = {role: model.resolved(on) for role, model in roles.items() if model is not None}
+        named: dict[str, Any] = {role: model.resolved(on) for role, model in roles.items() if model is not None}
         settings = richest(needs_of(recipe))
         return cls(recipe, dataclasses.replace(work, **named, settings_of_passes=settings))
 
@@ -237,10 +237,8 @@ class Conductor:
             raise RecipeError(f"{stage.name}: the evaluation set holds no usable row")
         trainer, settings = self.recipe.training_of(stage)
         given = stage.settings
-        hooks = scorer_settings(given.get("hooks"))
-        weighers = scorer_settings(method.settings.get("weigh"))
         design = Design(
-            method="+".join([method.component, *weighers, *hooks]),
+            method=method_name(method.component, method.settings.get("weigh"), given.get("hooks")),
             trainer=trainer,
             settings=settings,
             runs=int(given.get("runs", 3)),
@@ -250,7 +248,7 @@ class Conductor:
             metric=given.get("metric", "held-out-loss"),
             draws=int(given.get("draws", 2000)),
             groups=tuple(given.get("composition", ("source",))),
-            hooks=hooks,
+            hooks=scorer_settings(given.get("hooks")),
             target=self.target,
         )
         return compare(self.view(), chosen, held_out, design, self.work, seconds=self.cost_of(method))
