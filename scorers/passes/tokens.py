@@ -114,7 +114,7 @@ class Tokens:
         alone = _turns(rendered) if self.alone else []
         pooled = {name: np.zeros((len(rendered), forward.width), np.float32) for name in kept}
         run = Run(
-            sequences=[*full, *(one.scored for one in alone)],
+            sequences=[*full, *(one for one, _ in alone)],
             forward=forward,
             on=on,
             whole=len(full),
@@ -142,40 +142,18 @@ def _full(row: int, one: Rendered, loss: Loss) -> Scored:
     return Scored(row, one.ids, places[:0] if loss == "none" else places)
 
 
-@dataclass(frozen=True)
-class _Turn:
-    """One turn behind its header. `at`: the scored tokens' places among the row's response tokens."""
-
-    scored: Scored
-    at: NDArray[np.int64]
-
-
-def _turns(rendered: Sequence[Rendered]) -> list[_Turn]:
-    """The turns of all rows; text without turns has no prompt to be taken away."""
+def _turns(rendered: Sequence[Rendered]) -> list[tuple[Scored, NDArray[np.int64]]]:
+    """The turns of all rows alone; text without turns has no prompt to be taken away."""
     import numpy as np
 
+    from tamis.scored import alone
+
     return [
-        _turn(row, one, turn)
+        alone(row, one, turn)
         for row, one in enumerate(rendered)
         if one.headers
         for turn in np.unique(one.turn[one.turn >= 0])
     ]
-
-
-def _turn(row: int, one: Rendered, turn: int) -> _Turn:
-    """One turn, no longer than the row may be: the header is cut first, at its start."""
-    import numpy as np
-
-    from tamis.scored import Scored
-
-    at = np.flatnonzero(one.turn == turn)
-    body = one.ids[at[0] : at[-1] + 1]
-    header = np.asarray(one.headers[turn], np.int32)
-    header = header[max(0, len(header) + len(body) - len(one.ids)) :]
-    places = at - at[0] + len(header)
-    known = places >= 1
-    among = np.cumsum(one.turn >= 0) - 1
-    return _Turn(Scored(row, np.concatenate([header, body]), places[known]), among[at[known]])
 
 
 def _of_tokens(rendered: Sequence[Rendered], views: Sequence[Scored], run: Run, loss: Loss) -> dict[str, NDArray[Any]]:
@@ -205,14 +183,17 @@ def _of_tokens(rendered: Sequence[Rendered], views: Sequence[Scored], run: Run, 
 
 
 def _of_alone(
-    rendered: Sequence[Rendered], turns: Sequence[_Turn], run: Run, full: dict[str, NDArray[Any]]
+    rendered: Sequence[Rendered],
+    turns: Sequence[tuple[Scored, NDArray[np.int64]]],
+    run: Run,
+    full: dict[str, NDArray[Any]],
 ) -> dict[str, NDArray[Any]]:
     """Arrays of the second view, and of the first over the tokens that both score."""
     import numpy as np
 
     offsets = _offsets([int((one.turn >= 0).sum()) for one in rendered])
     nll = np.full(offsets[-1], np.nan, np.float32)
-    into = np.concatenate([np.zeros(0, np.int64), *[offsets[one.scored.row] + one.at for one in turns]])
+    into = np.concatenate([np.zeros(0, np.int64), *[offsets[one.row] + at for one, at in turns]])
     nll[into] = run.nll[len(full["nll"]) :]
     paired = np.zeros(len(nll), np.bool_)
     paired[into] = True

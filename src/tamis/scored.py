@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from tamis.forward import Forward
     from tamis.pooled import How
+    from tamis.rendering import Rendered
     from tamis.values import Machine
 
 
@@ -23,6 +25,24 @@ class Scored:
     row: int
     ids: NDArray[np.int32]
     places: NDArray[np.int64]
+
+
+def alone(row: int, one: Rendered, turn: int) -> tuple[Scored, NDArray[np.int64]]:
+    """One turn of a rendered row behind its generation prompt, positions counted from zero.
+
+    And (k,) int64, the places of the tokens scored so among all that the row has in spans of turns: a token without a
+    predecessor is not scored. The sequence is no longer than the row: the prompt is cut first, at its start.
+    """
+    import numpy as np
+
+    at = np.flatnonzero(one.turn == turn)
+    body = one.ids[at[0] : at[-1] + 1]
+    header = np.asarray(one.headers[turn], np.int32)
+    header = header[max(0, len(header) + len(body) - len(one.ids)) :]
+    places = at - at[0] + len(header)
+    known = places >= 1
+    among = np.cumsum(one.turn >= 0) - 1
+    return Scored(row, np.concatenate([header, body]), places[known]), among[at[known]]
 
 
 @dataclass
@@ -72,12 +92,14 @@ class Run:
                 pass
         return self
 
-    def sums(self, rows: int) -> NDArray[np.float64]:
-        """(rows,) float64 nats of every row, over all its sequences."""
+    def sums(self, rows: int, some: slice) -> NDArray[np.float64]:
+        """(rows,) float64 nats of every row, over some of the sequences."""
         import numpy as np
 
-        owner = np.repeat([one.row for one in self.sequences], np.diff(self.offsets)).astype(np.int64)
-        return np.bincount(owner, self.nll.astype(np.float64), rows)
+        totals = [self.nll[start:stop].sum(dtype=np.float64) for start, stop in itertools.pairwise(self.offsets)]
+        done = np.zeros(rows, np.float64)
+        np.add.at(done, [one.row for one in self.sequences[some]], totals[some])
+        return done
 
     def _batch(self, batch: NDArray[np.int64]) -> bool:
         import numpy as np

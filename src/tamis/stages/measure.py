@@ -17,7 +17,7 @@ from tamis.errors import RecipeError
 from tamis.models import ModelRef
 from tamis.pool import Pool, Shard
 from tamis.protocols import Pass
-from tamis.stages.serving import SIGNAL, has_model, identity_of, remember, serving, settings_of
+from tamis.stages.serving import SIGNAL, has_model, identity_of, remember, rows_left, serving, settings_of
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, Store, save_arrays
 from tamis.values import Column, Machine, Need
@@ -26,7 +26,21 @@ from tamis.views import PoolView, ShardSignals
 log = logging.getLogger(__name__)
 FIT = "fit"  # kind in the store, and the name under which a pass reads it
 # passes that a need alone starts; the others are stages of a recipe
-SHARED = ("lengths", "tokens", "pairs", "generations", "verdicts", "attention", "gradient-norms", "in-context")
+SHARED = (
+    "lengths",
+    "tokens",
+    "pairs",
+    "ratings",
+    "reversed",
+    "generations",
+    "verdicts",
+    "attention",
+    "gradient-norms",
+    "in-context",
+    "text",
+    "hashes",
+    "language",
+)
 SAY_SECONDS = 10.0  # a line of progress at most this often
 
 
@@ -231,6 +245,33 @@ def measure_needs(
             signals = measure_needs(pool, component.needs, work, signals) if component.needs else signals
             signals[need.key] = measure(pool, need.key, component, work, signals)
     return signals
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A signal that is going to be needed: the pass that serves it, its identities by shard, and rows still to do."""
+
+    component: Pass
+    identities: tuple[str, ...]
+    rows_left: int
+
+
+def asked_of(pool: Pool, needs: Iterable[Need], work: Workspace) -> dict[str, Asked]:
+    """What `measure_needs` would do for these needs, by `Need.key` in its order; nothing is run."""
+    found: dict[str, Asked] = {}
+    for key, need in sorted({need.key: need for need in needs if need.kind == "signal"}.items()):
+        if need.name not in SHARED or key in found:
+            continue
+        component = pass_for(need, work)
+        found = asked_of(pool, component.needs, work) | found
+        read = {one.key: found[one.key] for one in component.needs if one.key in found}
+        component = serving(pool, component, work, read)
+        identities = [
+            identity_of(component, shard, {name: one.identities[place] for name, one in read.items()})
+            for place, shard in enumerate(pool.shards)
+        ]
+        found[key] = Asked(component, tuple(identities), rows_left(pool, component, work, read))
+    return found
 
 
 def view_of(pool: Pool, signals: Mapping[str, Signal], **parts: Any) -> PoolView:
