@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Grand:
     """GraNd: norm of a row's gradient (Paul et al. 2021); `form: proxy` is that of the output layer's, for free.
 
-    arXiv 2107.07075, and its code (mansheej/data_diet). `exact`: ‖∇ℓ‖₂ of the row's loss, a mean over its response
+    arXiv 2107.07075, and its code (mansheej/data_diet). `exact`: ‖∇L‖₂, L the mean loss of the row's response
     tokens (pass `gradient-norms`; `layers` as there); with a warm-up in a recipe, its mean over the checkpoints, where
     the paper takes it over inits. `proxy`: per token ‖p - y‖₂ ‖h‖₂, the norm of the gradient of the output layer, from
     the token signal. `reduction`: a row is the `mean` of its tokens or their `sum`; exact, the norm of that loss. The

@@ -36,7 +36,12 @@ class Nuggets:
     @property
     def needs(self) -> frozenset[Need]:
         """The in-context signal."""
-        settings = (("anchors", self.anchors), ("count", self.count), ("stop", self.stop), ("threshold", self.threshold))
+        settings = (
+            ("anchors", self.anchors),
+            ("count", self.count),
+            ("stop", self.stop),
+            ("threshold", self.threshold),
+        )
         return frozenset({Need(kind="signal", name="in-context", settings=settings)})
 
     def score(self, have: ShardSignals, /) -> Mapping[str, Column]:

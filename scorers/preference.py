@@ -100,7 +100,10 @@ class PairMargin:
 
         model, reference = (_log_likelihoods(have[name], self.average) for name in ("pairs", "pairs@reference"))
         rewards = {side: self.beta * (model[side] - reference[side]) for side in SIDES}
-        views = {"score": (rewards["chosen"] - rewards["rejected"], "reward"), **{s: (rewards[s], "reward") for s in SIDES}}
+        views = {
+            "score": (rewards["chosen"] - rewards["rejected"], "reward"),
+            **{s: (rewards[s], "reward") for s in SIDES},
+        }
         views["policy"] = (model["chosen"] - model["rejected"], "nats")
         views["reference"] = (reference["chosen"] - reference["rejected"], "nats")
         reason = _either(have)
@@ -111,7 +114,7 @@ class PairMargin:
 class PairUncertainty:
     """Uncertainty of a pair in APL: how near the implicit rewards of its two answers are (Muldrew et al. 2024).
 
-    *Active Preference Learning for Large Language Models* (arXiv 2402.08114): u = 1 - 2 |σ(r_a - r_b) - ½|, r the
+    *Active Preference Learning for Large Language Models* (arXiv 2402.08114): u = 1 - 2 |sigmoid(r_a - r_b) - ½|, r the
     implicit reward of the model over the `reference` at `beta` (0.2 there). APL's `certainty` keeps the pairs of lowest
     u, which do not depend on which answer was chosen. Where the model still is its reference, every u is 1. In [0, 1].
     """
@@ -136,7 +139,7 @@ class PairUncertainty:
 
 
 def uncertainty(margin: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 - 2 |σ(margin) - ½| in [0, 1], which is 1 - tanh(|margin| / 2).
+    """1 - 2 |sigmoid(margin) - ½| in [0, 1], which is 1 - tanh(|margin| / 2).
 
     >>> import numpy as np
     >>> uncertainty(np.array([0, -0.5, 3])).round(6).tolist()

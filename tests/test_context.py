@@ -1,4 +1,4 @@
-"""Attention on the user's words is that of the whole model's matrices, and context dependency their mean and maximum."""
+"""Attention on the user's words is that of the whole model's matrices; context dependency is their maximum and mean."""
 
 from __future__ import annotations
 

@@ -82,9 +82,7 @@ class Attention:
             "reason": read.reason,
         }
 
-    def _masses(
-        self, read: _Read, good: NDArray[np.int64], on: Machine
-    ) -> tuple[dict[int, NDArray[np.float16]], int]:
+    def _masses(self, read: _Read, good: NDArray[np.int64], on: Machine) -> tuple[dict[int, NDArray[np.float16]], int]:
         """(tokens, heads) of every usable row by its place, and the number of heads."""
         import numpy as np
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from tamis.pool import Shard
     from tamis.prompting import Prompts
-    from tamis.ragged import Ragged
     from tamis.utility import Measured
     from tamis.values import Arrays, Machine, Row
     from tamis.views import PoolView, ShardSignals
@@ -201,7 +200,9 @@ class InContext:
 
         if self.reads_target:
             if self.target is None or not len(self.target):
-                raise RecipeError("in-context: `anchors: target` needs a target; add `target: {files: [few_shot.jsonl]}`")
+                raise RecipeError(
+                    "in-context: `anchors: target` needs a target; add `target: {files: [few_shot.jsonl]}`"
+                )
             return self._short(list(self.target))
         draws = of_keys(view, self.seed)
         eligible = view.usable & (view.cost <= self.anchor_tokens) & (view.cost < longest(self.model))  # none is cut

@@ -20,9 +20,9 @@ _BLOCK = 4096
 def spread(vectors: NDArray[np.float32], draws: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
     """Places (at most `count`, ascending) of the rows nearest to each centre of k-means over (n, d) vectors.
 
-    Euclidean, 20 rounds of Lloyd's algorithm from the rows of the lowest draws; a cluster that runs empty keeps its
-    centre. Neither the order of rows nor equal vectors change the outcome but by rounding. With at most `count` rows,
-    all of them. Time O(n d count) a round, memory O(n).
+    Euclidean, 20 rounds of Lloyd's algorithm from k-means++; a cluster that runs empty keeps its centre. The order of
+    rows changes the outcome by rounding alone. With at most `count` rows, all of them. Time O(n d count) a round,
+    memory O(n d).
     """
     import numpy as np
 
@@ -30,7 +30,7 @@ def spread(vectors: NDArray[np.float32], draws: NDArray[np.uint64], count: int) 
         return np.arange(len(vectors))
     order = np.argsort(draws, kind="stable")
     ordered = vectors[order].astype(np.float64)
-    centres = ordered[:count].copy()
+    centres = _begin(ordered, draws[order], count)
     for _ in range(_ROUNDS):
         labels, _ = _nearest(ordered, centres)
         sums = np.zeros_like(centres)
@@ -44,6 +44,26 @@ def spread(vectors: NDArray[np.float32], draws: NDArray[np.uint64], count: int) 
     best = np.lexsort((np.arange(len(far)), far, labels))
     first = np.unique(labels[best], return_index=True)[1]
     return np.sort(order[best[first]])
+
+
+def _begin(rows: NDArray[np.float64], draws: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
+    """k-means++: the first row, then rows in proportion to their squared distance from the nearest before them.
+
+    Of exponential waiting times at that rate the first comes; they hang on the rows' own draws, not on their order.
+    """
+    import numpy as np
+
+    from tamis.draws import at, uniform
+
+    centres = [rows[0]]
+    far = np.full(len(rows), np.inf)
+    for number in range(1, count):
+        far = np.minimum(far, ((rows - centres[-1]) ** 2).sum(axis=1))
+        waits = -np.log1p(-uniform(at(draws, number)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            times = np.where(far > 0, waits / far, np.inf)
+        centres.append(rows[int(times.argmin())])
+    return np.stack(centres)
 
 
 def _nearest(rows: NDArray[np.float64], centres: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -64,9 +84,10 @@ def _nearest(rows: NDArray[np.float64], centres: NDArray[np.float64]) -> tuple[N
 class Race:
     """Rows tried on anchors, a `block` of them a round, until their share of wins can be told from `threshold`.
 
-    `row` (p,) of every pair, ascending; `bare` (p,) loss of its anchor without a demonstration. A row leaves the race where its share of wins over all anchors that it can be tried on must fall
-    (`certain`), or falls with a probability of at least 1 - `delta` (`hoeffding`, over all rounds together), below
-    `threshold`. Rows that stay are tried on every anchor.
+    `row` (p,) of every pair, ascending; `bare` (p,) loss of its anchor without a demonstration. A row leaves the race
+    where its share of wins over all anchors that it can be tried on must fall (`certain`), or falls with a probability
+    of at least 1 - `delta` (`hoeffding`, over all rounds together), below `threshold`. Rows that stay are tried on
+    every anchor.
     """
 
     row: NDArray[np.int64]

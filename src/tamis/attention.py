@@ -43,9 +43,7 @@ def attention_layers(model: Any) -> list[Any]:
     return found
 
 
-def attention_weights(
-    forward: Forward, layer: Any, ids: torch.Tensor, real: torch.Tensor
-) -> torch.Tensor:
+def attention_weights(forward: Forward, layer: Any, ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """(b, heads, t, t) weights of one module of `attention_layers`: from the token of a row to that of a column.
 
     Rows sum to 1. `ids` (b, t) padded on the right as `real` (b, t) says. The model runs up to that layer only.

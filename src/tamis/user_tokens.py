@@ -33,7 +33,9 @@ def user_tokens(rows: Sequence[Row], ref: ModelRef) -> list[NDArray[np.bool_] | 
     limit = longest(ref)
     kept = slice(None, limit) if ref.truncation == "right" else slice(-limit, None)
     found: list[NDArray[np.bool_] | None] = []
-    for spans, (ids, starts) in zip((spans for _, spans in laid), tokenise([text for text, _ in laid], ref), strict=True):
+    for spans, (ids, starts) in zip(
+        (spans for _, spans in laid), tokenise([text for text, _ in laid], ref), strict=True
+    ):
         if spans is None:
             found.append(None)
             continue
@@ -61,9 +63,7 @@ def _laid(row: Row, template: ChatTemplate) -> tuple[str, list[Span] | None]:
     return text, None if None in spans else [span for span in spans if span is not None]
 
 
-def _span(
-    template: ChatTemplate, messages: Sequence[Message], place: int, tools: str | None, text: str
-) -> Span | None:
+def _span(template: ChatTemplate, messages: Sequence[Message], place: int, tools: str | None, text: str) -> Span | None:
     """Where the content of one message stands: what is left when a mark stands in its place; None where that moves."""
     marked: list[Any] = list(messages)
     marked[place] = {**messages[place], "content": MARK}

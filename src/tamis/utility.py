@@ -49,7 +49,7 @@ class Pairs:
     limit: int
 
 
-# Places of the pairs of some prefixes -> those to be measured, round by round; the results of the rounds before are seen.
+# Places of the pairs of some prefixes -> those to be measured, round by round, with the results so far in sight.
 Rounds = Callable[["NDArray[np.int64]", Measured], Iterable["NDArray[np.int64]"]]
 
 
