@@ -59,6 +59,28 @@ def asked(
     return at, rows, built, given, needs
 
 
+def plan(
+    pool: Rows,
+    scorers: Files | Mapping[str, Settings],
+    *,
+    model: Model = None,
+    judge: Model = None,
+    reference: Model = None,
+    work: Place = None,
+) -> dict[str, Any]:
+    """What `score` with these arguments is going to do: its passes, rows, tokens, time and disk. Runs none of them.
+
+    Rows are tokenised, and where a pass is left to run a few of them are timed.
+    """
+    from tamis.stages.dependence import ordered
+    from tamis.stages.measure import richest
+    from tamis.stages.plan import plan_scores
+
+    at, rows, built, given, needs = asked(pool, scorers, work_of(work, model, judge=judge, reference=reference))
+    at = dataclasses.replace(at, settings_of_passes=richest(needs))
+    return plan_scores(rows, ordered(built, given), needs, at)
+
+
 def columns(pool: Rows, *, work: Place = None) -> Scored:
     """Every column that this pool has in the workspace: those of `score`, and those of `add_columns`."""
     from tamis.stages.score import known_columns

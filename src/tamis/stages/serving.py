@@ -93,8 +93,8 @@ def earlier_passes(component: Any, work: Workspace) -> list[Any]:
     """Passes of the same class, revision and model that were run in this workspace, in the order of their names."""
     found = []
     for file in sorted(_folder_of(component, work).glob("*.json")):
-        values, faults = checked(type(component), file.stem, json.loads(file.read_text(encoding="utf-8")))
-        if not faults:
-            reads = {"model": component.model} if has_model(type(component)) else {}
-            found.append(type(component)(**reads, **values))
+        reads = {"model": component.model} if has_model(type(component)) else {}
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        values, faults = checked(type(component), file.stem, {**settings, **reads})
+        found += [] if faults else [type(component)(**values)]
     return found
