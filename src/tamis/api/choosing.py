@@ -128,6 +128,7 @@ def _choose(
     only: Chosen | str | Path | None = None,
 ) -> Chosen:
     from tamis.columns_io import read_all
+    from tamis.stages.compare import method_name
     from tamis.stages.dependence import needs_of_scorers, ordered
     from tamis.stages.measure import measure_needs, richest
     from tamis.stages.score import known_columns
@@ -171,7 +172,7 @@ def _choose(
         given=given,
         columns=have,
     )
-    return handle_of(rows, chosen, at, name, tuple(notes))
+    return handle_of(rows, chosen, at, method_name(name, weigh, None), tuple(notes))
 
 
 def _why(name: str, scorers: Mapping[str, Any], needs: Sequence[Need], budget: Budget) -> str:

@@ -122,7 +122,7 @@ def compare(
     the trainer. Raises RecipeError for unknown settings, DataError for held-out files without a usable row.
     """
     from tamis.errors import DataError
-    from tamis.stages.compare import Design
+    from tamis.stages.compare import Design, method_name
     from tamis.stages.compare import compare as run
     from tamis.stages.measure import measure_needs, view_of
 
@@ -131,7 +131,7 @@ def compare(
     if not len(goal):
         raise DataError("the held-out files hold no usable row")
     design = Design(
-        method=chosen.name,
+        method=method_name(chosen.name, None, hooks),
         trainer=trainer,
         settings={**(settings or {}), **more},
         runs=runs,

@@ -14,6 +14,9 @@ from tamis.cli.pools import COLUMNS, On, PoolName, open_workspace, pass_lines, s
 
 SubsetName = Annotated[Path, typer.Argument(help="A subset file that `tamis select` wrote, or a run folder.")]
 Budgeted = Annotated[str, typer.Option("--budget", help='Rows (5000), a share (5%) or "2M tokens".')]
+Hooks = Annotated[
+    str | None, typer.Option("--hooks", help="Hooks of the steps: dft, iw-sft, q-tuning; --set hooks.dft.… is theirs.")
+]
 TARGET = typer.Option("--target", help="Data files with examples of the target; repeatable.")
 
 
@@ -92,6 +95,17 @@ def _named(settings: dict[str, Any], verb: str, name: str | None) -> dict[str, A
     return None if name is None else {name: own}
 
 
+def _hooks(settings: dict[str, Any], names: str | None) -> dict[str, dict[str, Any]]:
+    """The hooks named, each with what `--set hooks.NAME.…` says of it."""
+    from tamis.errors import RecipeError
+
+    own = settings.pop("hooks", {})
+    asked = [name.strip() for name in (names or "").split(",") if name.strip()]
+    if unknown := [name for name in own if name not in asked]:
+        raise RecipeError(f"--set hooks.{unknown[0]} sets a hook that is not named: add --hooks {unknown[0]}")
+    return {name: own.get(name, {}) for name in asked}
+
+
 @app.command()
 def mix(
     pool: PoolName,
@@ -134,6 +148,7 @@ def train(
     trainer: Annotated[str, typer.Option("--with", help="Trainer: lora, full.")] = "lora",
     out: Annotated[Path | None, typer.Option("--out", help="Copy the final checkpoint here.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Adapter and order seed.")] = 0,
+    hooks: Hooks = None,
     sets: Sets = None,
     model: Model = None,
     max_tokens: MaxTokens = 2048,
@@ -149,7 +164,8 @@ def train(
     from tamis.api import train as run
 
     work = open_workspace(workspace, model, max_tokens, workers, device, required=True)
-    trained = run(subset, trainer, seed=seed, work=work, settings=settings_of(sets))
+    settings = settings_of(sets)
+    trained = run(subset, trainer, seed=seed, hooks=_hooks(settings, hooks), work=work, settings=settings)
     path = trained.path
     if out is not None:
         path = Path(shutil.copytree(path, out, dirs_exist_ok=True))
@@ -188,10 +204,12 @@ def compare(
     subset: SubsetName,
     held_out: Annotated[list[str], typer.Option("--evaluate", help="Held-out data files; repeatable.")],
     baselines: Annotated[
-        str, typer.Option("--against", help="random, longest, full; separated by commas.")
+        str,
+        typer.Option("--against", help="random, longest, full, plain (no weights, no hooks); separated by commas."),
     ] = "random,longest",
     runs: Annotated[int, typer.Option("--runs", help="Runs of every arm.")] = 3,
     trainer: Annotated[str, typer.Option("--train", help="Trainer: lora, full.")] = "lora",
+    hooks: Hooks = None,
     to: Annotated[Path | None, typer.Option("--to", help="Write comparison.json here.")] = None,
     sets: Sets = None,
     model: Model = None,
@@ -208,7 +226,11 @@ def compare(
 
     work = open_workspace(workspace, model, max_tokens, workers, device, required=True)
     arms = tuple(name.strip() for name in baselines.split(",") if name.strip())
-    found = run(subset, held_out, against=arms, runs=runs, trainer=trainer, work=work, settings=settings_of(sets))
+    settings = settings_of(sets)
+    heard = _hooks(settings, hooks)
+    found = run(
+        *(subset, held_out), against=arms, runs=runs, trainer=trainer, hooks=heard, work=work, settings=settings
+    )
     if to is not None:
         write_json(to, found)
     rows = [[arm["name"], arm["mean"], len(arm["runs"]), arm["rows"], arm["tokens"]] for arm in found["arms"]]
