@@ -1,4 +1,4 @@
-"""Worked programs over lists of numbers, with noise of known kind, place and amount: what scorers of traces are tried on.
+"""Worked programs over lists, with noise of known kind, place and amount: what scorers of traces are tried on.
 
 After "Understanding the Effect of Noise in LLM Training Data with Algorithmic Chains of Thought" (Havrilla and Iyer,
 2024): *static* noise changes printed numbers after the trace is written, so that later steps do not know of it;
