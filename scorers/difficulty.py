@@ -61,7 +61,7 @@ class ReversedIfd:
     Selective Reflection-Tuning (Li et al., 2024, arXiv:2402.10110): `ppl` = exp(L(x|y') - L(x)), the ratio of
     perplexities, where y' asks the model to guess the instruction of an answer; `loss` = L(x|y') / L(x). `score` is the
     one that `form` names; paper and code take the perplexities. Both losses are means over the same tokens, those of
-    the last instruction; the words around the answer are our own, after those of the paper. No value is published per
+    the first instruction; the words around its answer are our own, after those of the paper. No value is published per
     row. Low is good, at least below 1: above it the answer does not tell of the instruction. Range (0, inf).
     """
 
