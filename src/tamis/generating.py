@@ -207,7 +207,7 @@ def pick(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tor
 
     probable = torch.softmax(logits / sampling.temperature, -1)
     if sampling.top_p < 1:
-        ranked, order = probable.sort(-1, descending=True, stable=True)
+        ranked, order = torch.sort(probable, stable=True, dim=-1, descending=True)
         before = ranked.double().cumsum(-1) - ranked.double()
         probable = probable.scatter(-1, order, ranked.masked_fill(before >= sampling.top_p, 0.0))
     summed = probable.double().cumsum(-1)
