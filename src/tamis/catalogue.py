@@ -36,6 +36,7 @@ PASSES = {
 }
 SCORERS = {
     "alpagasus": "tamis.scorers.alpagasus:AlpaGasus",
+    "blend": "tamis.scorers.blend:Blend",
     "c4": "tamis.scorers.heuristics:C4",
     "cascades": "tamis.scorers.cascades:Cascades",
     "cge": "tamis.scorers.novelty:Cge",
@@ -45,6 +46,7 @@ SCORERS = {
     "cot-trace": "tamis.scorers.cot_trace:CotTrace",
     "dart": "tamis.scorers.pass_rates:Dart",
     "dataset-complexity": "tamis.scorers.dataset_complexity:DatasetComplexity",
+    "deconfound": "tamis.scorers.deconfound:Deconfound",
     "deita": "tamis.scorers.deita:Deita",
     "deita-complexity": "tamis.scorers.deita:DeitaComplexity",
     "deita-quality": "tamis.scorers.deita:DeitaQuality",

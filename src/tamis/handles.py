@@ -165,6 +165,25 @@ class Shares(dict[str, Budget]):
         return self._card().html()
 
 
+class Calibrated(dict[str, Any]):
+    """Figures of a score against the truth: `ece`, `brier`, `auroc`, `aurc`, over `rows` of which `right` are right.
+
+    None where a figure has no meaning: ECE and Brier of a score that is no confidence in [0, 1].
+    """
+
+    def _card(self) -> Card:
+        names = ("auroc", "aurc", "ece", "brier", "error", "tsu")
+        rows = [[name, "not defined" if self[name] is None else self[name]] for name in names if name in self]
+        title = f"{self['column']} against {self['truth']}: {self['rows']:,} rows, {self['right']:,} right"
+        return Card(title, ("figure", "value"), rows)
+
+    def __repr__(self) -> str:
+        return self._card().text()
+
+    def _repr_html_(self) -> str:
+        return self._card().html()
+
+
 class Comparison(dict[str, Any]):
     """The content of `comparison.json`: arms, differences with intervals, composition, and one verdict in words."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tamis.api.places import Files, Model, Place, Rows, Settings, pool_of, reads_rows, work_of
 from tamis.catalogue import build
 from tamis.errors import RecipeError
-from tamis.handles import Scored
+from tamis.handles import Calibrated, Scored
 from tamis.pool import Pool
 from tamis.stages.workspace import Workspace
 from tamis.values import Column, Need
@@ -79,6 +79,44 @@ def plan(
     at, rows, built, given, needs = asked(pool, scorers, work_of(work, model, judge=judge, reference=reference))
     at = dataclasses.replace(at, settings_of_passes=richest(needs))
     return plan_scores(rows, ordered(built, given), needs, at)
+
+
+def calibrate(
+    pool: Rows,
+    column: str,
+    truth: str,
+    *,
+    rising: Sequence[str] = (),
+    bins: int = 10,
+    uncertainty: bool = False,
+    model: Model = None,
+    judge: Model = None,
+    reference: Model = None,
+    work: Place = None,
+) -> Calibrated:
+    """Whether a column deserves to be believed: ECE, Brier, AUROC and AURC of it where the truth is known.
+
+    `truth`: a column of 0 and 1, or a field of the rows, `meta.correct` (true and false). With `uncertainty` a high
+    value speaks against a row. `rising`: columns of one uncertainty at rising temperatures, for TSU. Columns that
+    nobody has made yet are made with the default settings of their scorer. DataError where no row has both.
+    """
+    from tamis.calibration import calibration
+    from tamis.calibration import rising as share_rising
+    from tamis.stages.measure import view_of
+    from tamis.stages.score import known_columns
+    from tamis.stages.select import missing_columns
+
+    at = work_of(work, model, judge=judge, reference=reference)
+    rows = pool_of(pool, at)
+    have = known_columns(rows, at)
+    scorers = missing_columns([Need(kind="column", name=name) for name in (column, truth, *rising)], None, have)
+    made = score(rows, dict.fromkeys(scorers), work=at).columns if scorers else {}
+    view = view_of(rows, {}, columns={**have, **made})
+    values, known = view.column(column).values, view.column(truth).values
+    figures = dict(calibration(values, known, bins=bins, uncertainty=uncertainty))
+    if rising:
+        figures["tsu"] = share_rising([view.column(name).values for name in rising])
+    return Calibrated({"column": column, "truth": truth, **figures})
 
 
 def columns(pool: Rows, *, work: Place = None) -> Scored:
