@@ -37,13 +37,12 @@ class Ds2:
 
     Unlike the released code a row is never its own neighbour, no row is doubled, and a row without a rating is no row
     of the worst class, but has no score. Rounds differ in their voters, where the code draws samples of fixed size.
-    Embeddings: pooled hidden states, or those of the pass `sentence-embeddings`. A new row of a longer pool needs a new
-    fit. `score` = corrected + long tail, which orders rows as published: by class, within one the rarest first.
+    Embeddings: pooled hidden states, or what a stage of `sentence-embeddings` left, named by `from`. New rows of a
+    longer pool need a new fit. `score` = corrected + long tail orders rows as published: by class, then rarest first.
     """
 
     rating: str
     scale: Literal["ten", "classes"] = "classes"
-    embedding: Literal["tokens", "sentence-embeddings"] = "tokens"
     k: int = 10
     rounds: int = 51
     voters: float = 0.5
@@ -58,10 +57,8 @@ class Ds2:
     @property
     def needs(self) -> frozenset[Need]:
         """The ratings, and an embedding of every row."""
-        pooled = (("loss", "none"), ("pooled", True)) if self.embedding == "tokens" else ()
-        return frozenset(
-            {Need(kind="column", name=self.rating), Need(kind="signal", name=self.embedding, settings=pooled)}
-        )
+        pooled = (("loss", "none"), ("pooled", True))
+        return frozenset({Need(kind="column", name=self.rating), Need(kind="signal", name="tokens", settings=pooled)})
 
     def fit(self, view: PoolView, /) -> tuple[Arrays, Mapping[str, Any]]:
         """Arrays by rated row, sorted by `key` (m,) uint64, and `transition` (K, K), `prior` (K,); facts with a note.
@@ -110,9 +107,7 @@ class Ds2:
         known = np.asarray(fitted["key"])
         at = np.searchsorted(known, wanted).clip(max=len(known) - 1)
         there = known[at] == wanted
-        reasons = np.where(given.reasons > 0, given.reasons, np.asarray(have[self.embedding]["reason"])).astype(
-            np.uint8
-        )
+        reasons = np.where(given.reasons > 0, given.reasons, np.asarray(have["tokens"]["reason"])).astype(np.uint8)
         reasons[(reasons == 0) & ~there] = Reason.NOT_MEASURED
         values = {name: np.asarray(fitted[name], np.float64)[at] for name in _FITTED}
         values["score"] = values["corrected"] + values["long-tail"]
@@ -127,8 +122,8 @@ class Ds2:
         from tamis.pairing import short_keys
 
         rating = view.column(self.rating)
-        vectors = unit(view.signal(self.embedding, "pooled"))
-        usable = (rating.reasons == 0) & np.isfinite(vectors).all(axis=1) & (view.signal(self.embedding, "reason") == 0)
+        vectors = unit(view.signal("tokens", "pooled"))
+        usable = (rating.reasons == 0) & np.isfinite(vectors).all(axis=1) & (view.signal("tokens", "reason") == 0)
         if usable.sum() < LEAST:
             raise DataError(
                 f"ds2: {int(usable.sum())} of {len(view)} rows have a rating in {self.rating} and an embedding, and it "

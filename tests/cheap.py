@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 import synthetic
 import tiny
+import tiny_encoder
 from tamis import catalogue, store
 from tamis.checkpoints import Checkpoint
+from tamis.encoders import EncoderRef
 from tamis.models import ModelRef
 from tamis.pool import Pool
 from tamis.rating_prompts import RatingSet
@@ -53,6 +56,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("passes", "generations"): {"model": "{model}", "sampling": {"samples": 2, "max_tokens": 4, "greedy": True}},
     ("passes", "verdicts"): {"verify": {"by": "exact"}},
     ("passes", "ratings"): {"model": "{model}", "sets": ASKED},
+    ("passes", "sentence-embeddings"): {"encoder": "{encoder}"},
     ("passes", "landmarks"): {},
     ("passes", "utility"): {"model": "{model}", "per_row": 2},
     ("passes", "trajectories"): {"checkpoints": "{checkpoints}", "start": True},
@@ -251,6 +255,8 @@ class World:
     def component(self, kind: str, name: str) -> Any:
         """Build the component with its cheap settings."""
         given = {"{model}": self.model, "{checkpoints}": self.checkpoints, "{target}": self.target}
+        if "{encoder}" in CHEAP[kind, name].values():
+            given["{encoder}"] = self.encoder
         if "{recorded}" in CHEAP[kind, name].values():
             given["{recorded}"] = self.recorded
         filled = {
@@ -258,6 +264,11 @@ class World:
             for key, value in CHEAP[kind, name].items()
         }
         return catalogue.build(kind, name, filled)
+
+    @functools.cached_property
+    def encoder(self) -> EncoderRef:
+        """A tiny sentence encoder."""
+        return EncoderRef(name=str(tiny_encoder.make_encoder(self.folder / "encoder")))
 
     @functools.cached_property
     def recorded(self) -> tuple[Checkpoint, ...]:
@@ -287,6 +298,8 @@ class World:
 
     def measure(self, name: str, pool: Pool, on: Machine = ON) -> list[Mapping[str, NDArray[Any]]]:
         """Arrays of a pass, shard by shard; the signals of other passes that it reads are measured first."""
+        if name == "sentence-embeddings" and tiny_encoder.ABSENT:
+            pytest.skip(tiny_encoder.REASON)
         component = self.component("passes", name)
         read = {need.name: self.written(need.name, pool) for need in component.needs if need.side == "pool"}
         if hasattr(component, "fit"):
@@ -312,6 +325,7 @@ class World:
     def signals(self, pool: Pool, folder: Path, without: Sequence[str] = ()) -> dict[str, list[Path]]:
         """Every signal of a pool, written as the store writes it."""
         folders: dict[str, list[Path]] = {}
+        without = [*without, *(["sentence-embeddings"] if tiny_encoder.ABSENT else [])]
         for name in (name for name in catalogue.PASSES if name not in without):
             for number, arrays in enumerate(self.measure(name, pool)):
                 part = folder / name / str(number)

@@ -28,6 +28,7 @@ PASSES = {
     "ratings": "tamis.scorers.passes.ratings:Ratings",
     "recorded": "tamis.scorers.passes.recorded:Recorded",
     "reversed": "tamis.scorers.passes.reversed:Reversed",
+    "sentence-embeddings": "tamis.scorers.passes.sentence_embeddings:SentenceEmbeddings",
     "text": "tamis.scorers.passes.text:Text",
     "tokens": "tamis.scorers.passes.tokens:Tokens",
     "trajectories": "tamis.scorers.passes.trajectories:Trajectories",
