@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tamis.rating_prompts import GENERATED, RatingSet, rating_set
+from tamis.sampling import Sampling
 from tamis.values import Need, Role
 
 if TYPE_CHECKING:
     from tamis.values import Column
     from tamis.views import ShardSignals
+
+
+ONE = Sampling(samples=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +24,9 @@ class ModsNecessity:
 
     Du et al. 2023, arXiv:2311.15653: a row is necessary where a reward model puts the answer that the model generates
     below 0. Here a judge answers a question about the first answer that the pass `generations` drew (the greedy one
-    where it was asked for): with yes-no, P(yes) < 1/2 is what a logit below 0 is. `threshold` is in the points of the
-    `prompts`. `column`: ratings of generated answers made elsewhere, by a reward model for one. The paper generates
-    with a model tuned on the seed set; name that as the model of the run for the published order of steps. No
+    where `sampling` asks for it): with yes-no, P(yes) < 1/2 is what a logit below 0 is. `threshold` is in the points of
+    the `prompts`. `column`: ratings of generated answers made elsewhere, by a reward model for one. The paper generates
+    with a model tuned on the seed set: name that as the model of the run for the published order of steps. No
     published value.
     """
 
@@ -30,6 +34,7 @@ class ModsNecessity:
     by: Role = "judge"
     threshold: float = 0.5
     column: str | None = None
+    sampling: Sampling = ONE
     revision: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -47,7 +52,8 @@ class ModsNecessity:
         """The judge's answers about generated answers, or the column."""
         if self.column is not None:
             return frozenset({Need(kind="column", name=self.column)})
-        return frozenset({Need(kind="signal", name="ratings", settings=(("sets", (self._asked(),)),), by=self.by)})
+        settings = (("sets", (self._asked(),)), ("sampling", self.sampling))
+        return frozenset({Need(kind="signal", name="ratings", settings=settings, by=self.by)})
 
     def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
         """Column `score`, points of the generated answer, and `necessary`, 1 where that is below the threshold."""

@@ -226,8 +226,7 @@ def test_necessity_is_the_judge_s_view_of_the_generated_answer(ref: ModelRef, sh
     save_arrays(tmp_path / "generations", drawn.arrays(greedy=False))
     have = ShardSignals(shard, {"generations": tmp_path / "generations"})
     scorer = ModsNecessity(prompts=OWN, threshold=1.5)
-    ((_, sets),) = next(iter(scorer.needs)).settings
-    found = Ratings(model=ref, sets=sets).measure(shard, have, Machine())
+    found = Ratings(model=ref, **dict(next(iter(scorer.needs)).settings)).measure(shard, have, Machine())
     expected = by_hand(ref, OWN.texts("river?", "river")[1], OWN.labels, raw=True)
     np.testing.assert_allclose(found[f"{OWN.key}+generated"][2, 1], expected, atol=1e-6)
     (tmp_path / "ratings").mkdir()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tamis.errors import RecipeError
 from tamis.models import ModelRef
 from tamis.rating_prompts import RatingSet, rating_set
+from tamis.sampling import Sampling
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from tamis.pool import Shard
     from tamis.values import Arrays, Machine, Row
     from tamis.views import ShardSignals
+
+
+ONE = Sampling(samples=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,24 +38,38 @@ class Ratings:
 
     model: ModelRef
     sets: tuple[str | RatingSet, ...] = ("selectit",)
+    sampling: Sampling = ONE
     revision: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if not self.sets:
             raise RecipeError("ratings: `sets` names no prompts")
-        self._found()
+        if not self._generated:  # so that it leaves the identity of other ratings alone
+            object.__setattr__(self, "sampling", ONE)
+
+    @property
+    def _generated(self) -> bool:
+        return any(one.of == "generated" for one in self._found())
+
+    @property
+    def serves_less(self) -> bool:
+        """Whether its signal may stand in for a poorer one: not where answers were drawn, which settings change."""
+        return not self._generated
 
     @property
     def needs(self) -> frozenset[Need]:
         """The generated answers, where a set asks about them."""
-        generated = any(one.of == "generated" for one in self._found())
-        return frozenset({Need(kind="signal", name="generations")} if generated else ())
+        drawn = Need(kind="signal", name="generations", settings=(("sampling", self.sampling),))
+        return frozenset({drawn} if self._generated else ())
 
     def merge(self, other: Ratings) -> Ratings:
-        """Return the pass that asks what both ask. RecipeError if the models differ."""
+        """Return the pass that asks what both ask. RecipeError if models or ways to sample differ."""
         if self.model != other.model:
             raise RecipeError(f"passes over {self.model.name!r} and {other.model.name!r} cannot be one: models differ")
-        return dataclasses.replace(self, sets=tuple(dict.fromkeys((*self.sets, *other.sets))))
+        sampling = other.sampling if other._generated else self.sampling
+        if self._generated and other._generated:
+            sampling = self.sampling.merge(other.sampling)
+        return dataclasses.replace(self, sets=tuple(dict.fromkeys((*self.sets, *other.sets))), sampling=sampling)
 
     def _found(self) -> list[RatingSet]:
         return list({one.key: one for one in map(rating_set, self.sets)}.values())
@@ -60,9 +78,9 @@ class Ratings:
         """Arrays of one shard of n rows.
 
         For a set asked once a row, with the key NAME, `NAME` (n, templates, labels + 1) float32, NaN where the row has
-        a reason: probabilities of the labels and, last, of every other token; they add up to 1. For a set asked of turns, the
-        same by turn, (m, …), by `NAME_offsets` (n + 1,). `NAME_reason` (n,) uint8: why a row has none. `reason` (n,)
-        the first of these; `parameters` (n,) int64, the size of the model that answered, the same in every row.
+        a reason: probabilities of the labels and, last, of every other token; they add up to 1. For a set asked of
+        turns, the same by turn, (m, …), by `NAME_offsets` (n + 1,). `NAME_reason` (n,) uint8: why a row has none.
+        `reason` (n,) the first of these; `parameters` (n,) int64, the size of the model that answered, the same in every row.
         Prompts longer than the model's maximum are not cut, for the question stands at their end: CUT.
         """
         import numpy as np
