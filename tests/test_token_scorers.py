@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 
 import tiny
 from tamis.errors import RecipeError
+from tamis.models import ModelRef, open_model
+from tamis.rendering import render_all
 from tamis.scorers.cascades import Cascades
-from tamis.scorers.difficulty import ReversedIfd
+from tamis.scorers.difficulty import Ifd, ReversedIfd
 from tamis.scorers.el2n import El2n
 from tamis.scorers.novelty import Cge, TokenShift
+from tamis.scorers.passes.reversed import Reversed
+from tamis.scorers.passes.tokens import Tokens
 from tamis.scorers.uncertainty import Entropy, LeastConfidence, LookBeforeYouLeap, Margin, PredictiveEntropy
 from tamis.store import save_arrays
-from tamis.values import Column, Reason
+from tamis.values import Column, Machine, Reason
 from tamis.views import ShardSignals
 
 Lists = Sequence[Sequence[float]]
@@ -184,3 +188,63 @@ def test_reversed_ifd_by_hand(tmp_path: Path) -> None:
     assert values["loss"][:2] == pytest.approx([0.75, 1.2])
     assert checked(ReversedIfd(form="loss").score(have))["score"][:2] == values["loss"][:2]
     assert columns["score"].reasons.tolist() == [0, 0, Reason.NEEDS_ANSWER, Reason.TOO_SHORT]
+
+
+def measured(folder: Path, ref: ModelRef) -> ShardSignals:
+    """Eight rows of one to three turns, measured for real."""
+    shard = tiny.make_pool(folder / "pool", tiny.make_rows(8, seed=4)).shards[0]
+    passes = {"tokens": Tokens(model=ref, loss="all", alone=True), "reversed": Reversed(model=ref)}
+    for name, one in passes.items():
+        (folder / name).mkdir()
+        save_arrays(folder / name, one.measure(shard, ShardSignals(shard, {}), Machine()))
+    return ShardSignals(shard, {name: folder / name for name in passes})
+
+
+def test_golden_ifd_of_an_answer_that_is_independent_of_the_prompt_is_one(tmp_path: Path) -> None:
+    """A Llama whose attention writes nothing is a bigram without positions: both IFDs, and r-IFD, are 1."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = tiny.make_model(tmp_path / "bigram")
+    model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+    for layer in model.model.layers:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+    model.save_pretrained(str(folder))
+    have = measured(tmp_path, ModelRef(name=str(folder), dtype="float32", max_tokens=512))
+    for columns in (Ifd().score(have), ReversedIfd().score(have)):
+        for view, column in columns.items():
+            assert not column.reasons.any()
+            np.testing.assert_allclose(column.values, 1, atol=1e-6, err_msg=view)
+
+
+def test_scorers_equal_a_plain_pass_over_each_row(tmp_path: Path) -> None:
+    """The oracle: probabilities of one row at a time in float64, and the formulas written out."""
+    import torch
+
+    ref = ModelRef(name=str(tiny.make_model(tmp_path / "model")), dtype="float32", max_tokens=512)
+    have = measured(tmp_path, ref)
+    model = open_model(ref, "cpu")
+    want: dict[str, list[float]] = {name: [] for name in ("el2n", "margin", "closest", "doubt", "shifted", "hardest")}
+    for one in render_all(have.shard.read(), ref):
+        places = np.flatnonzero(one.turn >= 0)
+        with torch.no_grad():
+            logits = model(input_ids=torch.from_numpy(one.ids[None].astype(np.int64))).logits[0]
+        p = logits.double().softmax(-1).numpy()[places - 1]
+        gold = p[np.arange(len(places)), one.ids[places]]
+        best = np.sort(p, axis=1)[:, ::-1]
+        want["el2n"].append(np.linalg.norm(p - np.eye(p.shape[1])[one.ids[places]], axis=1).mean())
+        want["margin"].append((best[:, 0] - best[:, 1]).mean())
+        want["closest"].append((best[:, 0] - best[:, 1]).min())
+        want["doubt"].append((1 - best[:, 0]).mean())
+        want["shifted"].append(((p > gold[:, None]).sum(axis=1) >= 3).mean())
+        want["hardest"].append(-np.log(gold.min()))
+    got = {
+        "el2n": El2n().score(have)["response"],
+        "margin": Margin().score(have)["response"],
+        "closest": Margin().score(have)["min"],
+        "doubt": LeastConfidence().score(have)["response"],
+        "shifted": TokenShift().score(have)["score"],
+        "hardest": Cascades().score(have)["q100"],
+    }
+    for name, values in want.items():
+        np.testing.assert_allclose(got[name].values, values, rtol=1e-4, atol=1e-6, err_msg=name)
