@@ -220,4 +220,5 @@ def votes(
     owner = np.repeat(np.arange(len(labels)), near.shape[1])
     code = owner * classes + labels[near].ravel()
     found = np.bincount(code, weight.ravel(), minlength=len(labels) * classes).reshape(-1, classes)
-    return found / np.maximum(found.sum(1, keepdims=True), 1e-12)
+    shares: NDArray[np.float64] = found / np.maximum(found.sum(1, keepdims=True), 1e-12)
+    return shares

@@ -73,7 +73,7 @@ def test_votes_suspects_and_shares_by_hand() -> None:
     """
     labels, near = np.array([0, 0, 1]), np.array([[1, 2], [0, 2], [0, 1]])
     cosines = np.array([[0.9, 0.3], [0.9, -np.inf], [0.5, 0.5]])
-    np.testing.assert_allclose(votes(labels, near, cosines, 2, 2), [[0.75, 0.25], [1, 0], [1, 0]])
+    np.testing.assert_allclose(votes(labels, near, cosines, 2, 2), np.array([[0.75, 0.25], [1, 0], [1, 0]]))
     np.testing.assert_allclose(votes(labels, near, cosines, 1, 2)[0], [1, 0])
     shares = suspected_share(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0.6, 0.4]), labels)
     np.testing.assert_allclose(shares, [0.19, 0.04], atol=1e-9)
@@ -86,7 +86,7 @@ def view_of(folder: Path, ratings: NDArray[Any], vectors: NDArray[np.float32], o
         dataclasses.replace(row, meta={"rating": float(rating)} if np.isfinite(rating) else {})
         for row, rating in zip(synthetic.rows(len(ratings)), ratings, strict=True)
     ]
-    signal = {"pooled": vectors[order], "reason": np.zeros(len(order), np.uint8)}
+    signal: dict[str, NDArray[Any]] = {"pooled": vectors[order], "reason": np.zeros(len(order), np.uint8)}
     return synthetic.view(folder, [made[place] for place in order], {"tokens": signal}, 100)
 
 

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import tiny
+from tamis import recipe
 from tamis.errors import DataError, ModelError, RecipeError
 from tamis.models import ModelRef, open_model, open_tokenizer
 from tamis.pool import Shard
@@ -99,7 +100,7 @@ def test_the_question_is_a_user_turn_of_the_template(ref: ModelRef, shard: Shard
     found = Ratings(model=ref, sets=(chat,)).measure(shard, ShardSignals(shard, {}), Machine())
     text = OWN.texts("price?", "left")[1]
     np.testing.assert_allclose(found[chat.key][5, 1], by_hand(ref, text, OWN.labels, raw=False), atol=1e-6)
-    assert found["parameters"].tolist() == [open_model(ref, "cpu").num_parameters()] * 6  # type: ignore[no-untyped-call]
+    assert found["parameters"].tolist() == [open_model(ref, "cpu").num_parameters()] * 6
 
 
 def test_rows_that_cannot_be_asked_about_have_a_reason(measured: Mapping[str, NDArray[Any]]) -> None:
@@ -238,3 +239,20 @@ def test_necessity_is_the_judge_s_view_of_the_generated_answer(ref: ModelRef, sh
     assert columns["necessary"].values[[1, 2, 5]].tolist() == [float(value < 1.5) for value in read.expected(OWN)]
     assert columns["necessary"].reasons[[0, 3]].tolist() == [Reason.NEEDS_ANSWER, Reason.WRONG_KIND]
     assert rating_set("yes-no+generated").key == next(iter(ModsNecessity().needs)).settings[0][1][0].key
+
+
+RECIPE = """
+model: {name: "tamis:tiny-lm"}
+pool: {files: ["tamis:pool.jsonl.gz"]}
+scores: {score: {alpagasus: SETTINGS}}
+subset: {select: top, by: alpagasus, where: "alpagasus >= 4.5", budget: 10%}
+"""
+
+
+def test_a_judge_is_asked_for_only_where_no_column_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(RECIPE.replace("SETTINGS", "{column: meta.rating}"), encoding="utf-8")
+    assert [stage.name for stage in recipe.load(str(file)).stages] == ["scores", "subset"]
+    file.write_text(RECIPE.replace("SETTINGS", ""), encoding="utf-8")
+    with pytest.raises(RecipeError, match="judge"):
+        recipe.load(str(file))

@@ -80,7 +80,7 @@ class Ratings:
         For a set asked once a row, with the key NAME, `NAME` (n, templates, labels + 1) float32, NaN where the row has
         a reason: probabilities of the labels and, last, of every other token; they add up to 1. For a set asked of
         turns, the same by turn, (m, …), by `NAME_offsets` (n + 1,). `NAME_reason` (n,) uint8: why a row has none.
-        `reason` (n,) the first of these; `parameters` (n,) int64, the size of the model that answered, the same in every row.
+        `reason` (n,) the first of these; `parameters` (n,) int64, the size of the model that answered, in every row.
         Prompts longer than the model's maximum are not cut, for the question stands at their end: CUT.
         """
         import numpy as np

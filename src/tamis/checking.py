@@ -352,7 +352,9 @@ def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> 
         if scorer not in known:
             marked.fault((stage.name,), f"uses the column {column!r}, which no scorer makes{_near_scorer(scorer)}")
         elif scorer in CATALOGUE["scorers"]:
-            _check_columns(marked, (stage.name,), {scorer: {}})
+            made = [_scorers_of(other) for other in stages.values() if other.verb == "score"]
+            own: dict[str, Any] = next((given[scorer] for given in made if scorer in given), {})
+            _check_columns(marked, (stage.name,), {scorer: own})
 
 
 def _check_weigh(marked: Marked, stage: Stage) -> None:
