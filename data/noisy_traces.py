@@ -94,8 +94,8 @@ def _record(place: int, noise: Noise, rate: float, intensity: float, seed: int) 
 def _program(draw: random.Random) -> Program:
     numbers = tuple(draw.randint(12, 99) for _ in range(draw.randint(3, 5)))
     steps = []
-    for _ in range(draw.randint(2, 3)):
-        name = draw.choice([*_MAPS, *_MAPS, "keep above"])
+    for place in range(draw.randint(2, 3)):
+        name = draw.choice([*_MAPS, *_MAPS, "keep above"] if place else [*_MAPS])
         least, most = (20, 60) if name == "keep above" else _MAPS[name][2]
         steps.append((name, draw.randint(least, most)))
     return Program(numbers, tuple(steps), draw.choice(_FOLDS))

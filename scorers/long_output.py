@@ -24,7 +24,7 @@ _ENGLISH = re.compile(
     re.IGNORECASE,
 )
 _CHINESE = re.compile(
-    r"(?P<before>不超过|不多于|少于|最多|至多|不少于|不低于|至少|超过|多于)?(?P<low>\d[\d,]*|[一二两三四五六七八九十]+[百千万])\s*(?P<ten>万)?字"
+    r"(?P<before>不超过|不多于|少于|最多|至多|不少于|不低于|至少|超过|多于)?(?P<low>\d[\d,]*|[一二两三四五六七八九十][一二两三四五六七八九十百千万]*(?<=[百千万]))\s*(?P<ten>万)?字"
     r"(?P<after>以内|以下|以上)?"
 )
 _DIGITS = {sign: place for place, sign in enumerate("零一二三四五六七八九")} | {"两": 2}
