@@ -47,6 +47,14 @@ class Attention:
         """Nothing but the rows."""
         return frozenset()
 
+    @property
+    def forwards(self) -> float:
+        """Forward passes over the pool: up to the layer that is read."""
+        from tamis.models import describe, folder_of
+
+        layers = describe(folder_of(self.model.name))["num_hidden_layers"]
+        return 0.5 if self.layer is None or not layers else min(1.0, (self.layer + 1) / int(layers))
+
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
         """`mass` (m, heads) float16 in [0, 1], ragged by `mass_offsets`, over response tokens in order; `reason` (n,).
 

@@ -50,6 +50,11 @@ class GradientNorms:
         """What a reader must know: which parameters are left out."""
         return () if self.layers == ALL else (f"approximation: only layers {self.layers!r} count",)
 
+    @property
+    def forwards(self) -> float:
+        """Forward passes over the pool that its own forward and backward passes cost, with all layers."""
+        return 3.0 * max(1, len(self.checkpoints))
+
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
         """`norms` (n, C) float32, one column a checkpoint, or one for the model; `reason` (n,).
 

@@ -92,6 +92,11 @@ class InContext:
         pooled = (("loss", "none"), ("pooled_mean", True))
         return frozenset({lengths, Need(kind="signal", name="tokens", settings=pooled)})
 
+    @property
+    def forwards(self) -> float:
+        """Forward passes over the pool: every row once and, were anchors as long as rows, once for each of them."""
+        return 1.0 + self.count
+
     def notes(self) -> tuple[str, ...]:
         """What a reader must know: which rows have an estimate only."""
         if self.stop == "never":

@@ -35,6 +35,11 @@ class Recorded:
         """Nothing but the rows."""
         return frozenset()
 
+    @property
+    def forwards(self) -> float:
+        """No forward pass."""
+        return 0.0
+
     def notes(self) -> tuple[str, ...]:
         """What a reader must know: when the losses were taken."""
         return ("losses of rows are those of training steps, under dropout, each before the row was trained on",)

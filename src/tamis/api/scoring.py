@@ -51,8 +51,7 @@ def asked(
     given = readable_columns(rows, at, built.values())
     everything = ordered(built, given)
     needs = needs_of_scorers(everything)
-    if any(need.name == "influence" for need in needs):
-        raise RecipeError("gradient-similarity needs an influence pass: run it in a recipe (`tamis recipes less`)")
+    _check_stages(everything)
     for name, scorer in everything.items():
         at.check_roles(name, scorer.needs)
     work_of(at, why=", ".join(built) if reads_rows(needs) else "")
@@ -117,6 +116,18 @@ def calibrate(
     if rising:
         figures["tsu"] = share_rising([view.column(name).values for name in rising])
     return Calibrated({"column": column, "truth": truth, **figures})
+
+
+def _check_stages(scorers: Mapping[str, Any]) -> None:
+    """RecipeError where a scorer reads a signal that no need alone starts."""
+    from tamis.stages.measure import SHARED
+
+    example = {"influence": "less", "trajectories": "forgetting"}
+    for name, scorer in scorers.items():
+        for need in sorted(scorer.needs, key=lambda need: str(need.key)):
+            if need.kind == "signal" and need.name not in SHARED:
+                recipe = f" (`tamis recipes {example[need.name]}`)" if need.name in example else ""
+                raise RecipeError(f"{name} needs a pass of its own, {need.name}: run it in a recipe{recipe}")
 
 
 def columns(pool: Rows, *, work: Place = None) -> Scored:

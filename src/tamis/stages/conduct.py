@@ -330,7 +330,8 @@ def needs_of(recipe: Recipe) -> list[Need]:
     for stage in recipe.stages:
         if stage.verb == "score":
             own = scorer_settings(stage.settings["score"])
-            needs += needs_of_scorers(ordered({name: build("scorers", name, own[name]) for name in own}, known))
+            asked = needs_of_scorers(ordered({name: build("scorers", name, own[name]) for name in own}, known))
+            needs += [need for need in asked if need.key != _named(recipe, stage)]
             known += own
         elif stage.verb == "pass":
             needs += needs_of_pass(stage.component, stage.own)
@@ -344,6 +345,14 @@ def needs_of(recipe: Recipe) -> list[Need]:
     return needs
 
 
+def _named(recipe: Recipe, stage: Stage) -> str:
+    """The signal of the stage that a stage names by `from`, or the empty string."""
+    if "from" not in stage.settings:
+        return ""
+    component = recipe.stage(str(stage.settings["from"])[1:]).component
+    return str(getattr(load("passes", component), "makes", component))
+
+
 def _column_needs(stage: Stage, own: Sequence[Need], known: Sequence[str]) -> list[Need]:
     """Signals under the columns that a filter, a ranking or a mix names."""
     from tamis.catalogue import SCORERS
@@ -351,5 +360,5 @@ def _column_needs(stage: Stage, own: Sequence[Need], known: Sequence[str]) -> li
 
     used = names(str(stage.settings["where"])) if "where" in stage.settings else set()
     used |= {need.name for need in own if need.kind == "column"}
-    scorers = sorted({stem_of(column) for column in used} & set(SCORERS))
+    scorers = sorted(({stem_of(column) for column in used} & set(SCORERS)) - set(known))
     return needs_of_scorers(ordered({name: build("scorers", name, {}) for name in scorers}, known))

@@ -69,10 +69,11 @@ def pass_step(recipe: Recipe, stage: Stage, over: Size, target: Size) -> Step:
         "gradient-query": _query,
         "landmarks": _landmarks,
         "trajectories": _trajectories,
+        "gradient-norms": _norms,
     }
     if stage.component in known:
         return known[stage.component](recipe, stage, component, over, target)
-    if stage.component in SHARED:
+    if stage.component in SHARED or hasattr(component, "forwards"):
         return Step(stage.name, stage.component, over.rows, over.tokens, forwards_of(component), over.tokens * 6)
     return Step(stage.name, f"{stage.component}: {NOT_ESTIMATED}", over.rows, over.tokens, 0.0, estimated=False)
 
@@ -113,6 +114,13 @@ def _trajectories(recipe: Recipe, stage: Stage, component: Any, over: Size, targ
     kept = checkpoints_of(recipe, stage) + component.start
     what = f"trajectories, losses under {kept} models"
     return Step(stage.name, what, over.rows, over.tokens * kept, 1.0, 4 * over.rows * kept)
+
+
+def _norms(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
+    """A forward and a backward pass under the model, or under every checkpoint."""
+    kept = checkpoints_of(recipe, stage) if "checkpoints" in stage.settings else 1
+    what = f"gradient-norms under {kept} model{'s' * (kept != 1)}{_layers_said(component)}"
+    return Step(stage.name, what, over.rows, over.tokens * kept, _forwards(component), 4 * over.rows * kept)
 
 
 def _query(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
