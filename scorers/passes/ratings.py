@@ -52,6 +52,11 @@ class Ratings:
         return any(one.of == "generated" for one in self._found())
 
     @property
+    def forwards(self) -> float:
+        """Forward passes over the tokens of the rows, for plans; the wording of the questions comes on top."""
+        return float(sum(len(one.templates) for one in self._found()))
+
+    @property
     def serves_less(self) -> bool:
         """Whether its signal may stand in for a poorer one: not where answers were drawn, which settings change."""
         return not self._generated
