@@ -11,15 +11,15 @@ import json
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Handler(BaseHTTPRequestHandler):
     """Answers POST /v1/chat/completions; GET /seen tells how many requests came, and how many at once."""
 
     key: str | None = None
-    seen: Counter[str] = Counter()
-    lock = threading.Lock()
+    seen: ClassVar[Counter[str]] = Counter()
+    lock: ClassVar[Any] = threading.Lock()
 
     def do_GET(self) -> None:
         """Counts so far."""
@@ -69,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_: object) -> None:
         """Nothing."""
 
 

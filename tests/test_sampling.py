@@ -93,7 +93,7 @@ def test_settings_of_two_scorers_are_merged_and_contradictions_refused() -> None
     one, two = Sampling(samples=4, temperature=0.7), Sampling(greedy=True, max_tokens=32)
     both = Sampling(samples=8, temperature=0.7, greedy=True, max_tokens=32)
     assert one.merge(two) == both == two.merge(one) and both.merge(both) == both
-    with pytest.raises(RecipeError, match="temperature 0.7 and 0.8"):
+    with pytest.raises(RecipeError, match=r"temperature 0\.7 and 0\.8"):
         one.merge(Sampling(temperature=0.8))
 
 
