@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,31 +105,42 @@ def test_the_arm_of_the_method_is_weighed_and_plain_is_not(run: tuple[Conductor,
     assert arms["plain"]["mean"] != arms["longest+stm+dft"]["mean"]
 
 
+@pytest.fixture
+def _quiet() -> Iterator[None]:
+    """What the command line changes in the process is put back."""
+    handler, logger = signal.getsignal(signal.SIGTERM), logging.getLogger("tamis")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.mark.usefixtures("_quiet")
 def test_the_command_line_weighs_and_python_trains_on_the_file(
     world: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, model = world
-    out, work = tmp_path / "subset.parquet", ["--workspace", str(tmp_path / "work"), "--json"]
-    model_options = ["--model", str(model), "--max-tokens", "64"]
-    pool = ["ingest", str(folder / "rows.jsonl"), "--out", str(tmp_path / "pool"), *work]
-    assert main(pool) == 0
-    select = [
-        "select",
-        str(tmp_path / "pool"),
-        "--with",
-        "longest",
-        "--budget",
-        "4",
-        "--weigh",
-        "stm",
-        "--out",
-        str(out),
-    ]
-    assert main([*select, "--set", "weigh.threshold=40", *model_options, *work]) == 0
-    said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert any("response tokens have a weight" in note for note in said["notes"]) and "tokens" in said["passes"]
-    wrong = ["select", str(tmp_path / "pool"), "--with", "longest", "--budget", "4", "--set", "weigh.threshold=2"]
-    assert main([*wrong, *model_options, *work]) == 2
+    out, pool = tmp_path / "subset.parquet", tmp_path / "pool"
+    place = ["--model", str(model), "--max-tokens", "64", "--workspace", str(tmp_path / "work"), "--json"]
+
+    def verb(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            main(list(arguments))
+            raise SystemExit(0)
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    select = ["select", str(pool), "--with", "longest", "--budget", "4"]
+    assert verb("ingest", str(folder / "rows.jsonl"), "--out", str(pool))[0] == 0
+    code, told, _ = verb(*select, "--weigh", "stm", "--set", "weigh.threshold=40", "--out", str(out), *place)
+    said = json.loads(told)
+    assert code == 0 and any("response tokens have a weight" in note for note in said["notes"])
+    assert "tokens" in said["passes"]
+    for arguments, fault in (
+        ((*select, "--set", "weigh.threshold=2"), "add --weigh NAME"),
+        (("train", str(out), "--set", "hooks.dft.x=1"), "add --hooks dft"),
+    ):
+        code, _, told = verb(*arguments, *place)
+        assert code == 2 and fault in told
     chosen = open_subset(out, model=str(model), work=str(tmp_path / "work"))
     assert chosen.subset.tokens is not None and chosen.subset.tokens.masks
     done = train(chosen, rank=2, alpha=4, epochs=1, hooks={"q-tuning": {"rows": 0.5}}, model=_ref(model))
