@@ -91,7 +91,8 @@ def test_streams_differ_by_seed_row_and_sample_and_by_nothing_else() -> None:
 
 def test_settings_of_two_scorers_are_merged_and_contradictions_refused() -> None:
     one, two = Sampling(samples=4, temperature=0.7), Sampling(greedy=True, max_tokens=32)
-    both = Sampling(samples=8, temperature=0.7, greedy=True, max_tokens=32)
+    both = Sampling(samples=4, temperature=0.7, greedy=True, max_tokens=32)
+    assert one.merge(Sampling(samples=16)).samples == 16 == Sampling(samples=16).merge(one).samples
     assert one.merge(two) == both == two.merge(one) and both.merge(both) == both
     with pytest.raises(RecipeError, match=r"temperature 0\.7 and 0\.8"):
         one.merge(Sampling(temperature=0.8))

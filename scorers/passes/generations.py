@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tamis.values import Arrays, Machine, Row
     from tamis.views import ShardSignals
 
+WRITTEN = 6.0  # forward tokens that a written token costs, in batches (tiny-lm on a core)
 _ANSWER: Message = {"role": "assistant", "content": ""}
 
 
@@ -41,6 +42,16 @@ class Generations:
     def needs(self) -> frozenset[Need]:
         """Nothing but the rows."""
         return frozenset()
+
+    @property
+    def forwards(self) -> float:
+        """Forward passes over the tokens of the pool that this is worth, about: a prompt read once, k answers written.
+
+        Answers are taken to be half of a row's tokens; a written token costs `WRITTEN` that are read.
+        """
+        if self.sampling.server is not None:
+            return 0.0
+        return 0.5 + 0.5 * WRITTEN * (self.sampling.samples + self.sampling.greedy)
 
     def merge(self, other: Generations) -> Generations:
         """Return a pass that gives what both give. Raises RecipeError where model or settings cannot be one."""

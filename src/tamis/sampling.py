@@ -100,16 +100,19 @@ class Sampling:
 
         Raises RecipeError where both state different ones.
         """
-        merged: dict[str, Any] = {"samples": max(self.samples, other.samples), "greedy": self.greedy or other.greedy}
+        merged: dict[str, Any] = {"greedy": self.greedy or other.greedy}
         for one in dataclasses.fields(self):
             mine, theirs = getattr(self, one.name), getattr(other, one.name)
             if one.name in merged or mine == theirs:
                 continue
-            if one.default not in (mine, theirs):
+            if one.default in (mine, theirs):
+                merged[one.name] = theirs if mine == one.default else mine
+            elif one.name == "samples":
+                merged[one.name] = max(mine, theirs)
+            else:
                 raise RecipeError(
                     f"samples with {one.name} {mine!r} and {theirs!r} cannot be one pass: give both scorers the same"
                 )
-            merged[one.name] = theirs if mine == one.default else mine
         return dataclasses.replace(self, **merged)
 
 
