@@ -30,7 +30,8 @@ class Deconfound:
     (DeconfoundLM), of whose method only the abstract was read: the exact form is ours. `column`: what to clear. `on`:
     `length` (response tokens), `source`, `kind`, `file`, `meta.NAME` (numbers where all of them are and there are more
     than 20, else kinds), `clusters:K`, or another column. Numbers enter by `form`: cubic spline, rank or linear; kinds
-    one-hot. Each row is predicted by the regression over the other `folds`, which go by the rows' keys.
+    one-hot, those of fewer than 5 rows together. Each row is predicted by the regression over the other `folds`, which
+    go by the rows' keys.
 
     A column of which length alone explains more than half is a length score, and `notes` say so. Residuals are in the
     unit of the column; R² of every confounder alone and of all held out are among the facts.

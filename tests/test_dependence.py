@@ -18,7 +18,7 @@ from tamis.pool import Pool
 from tamis.stages.dependence import ordered
 from tamis.stages.score import known_columns, registry, score
 from tamis.stages.workspace import Workspace
-from tamis.values import Arrays, Column, Machine, Need, Reason
+from tamis.values import Arrays, Column, Machine, Need, Reason, Row
 from tamis.views import PoolView, ShardSignals, meta_column
 
 
@@ -71,7 +71,7 @@ def pool(tmp_path: Path) -> Pool:
         {**row_fields(place), "meta": {"rating": value}}
         for place, value in enumerate([1, "2.5", None, "high", True, 4, "", [1], 3, -1, "1e3", 7])
     ]
-    return synthetic.write(tmp_path / "pool", [synthetic.Row(**row) for row in rows], shard_rows=5)
+    return synthetic.write(tmp_path / "pool", [Row(**row) for row in rows], shard_rows=5)
 
 
 def row_fields(place: int) -> dict[str, Any]:

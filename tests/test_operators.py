@@ -157,9 +157,11 @@ def test_deconfound_leaves_what_confounders_do_not_explain_and_says_how_much_tha
     assert facts["r2"]["meta.words"] > 0.5 and 0.05 < facts["r2"]["source"] < 0.5 and facts["r2_all"] > 0.85
     assert not facts["length_score"] and "R² of meta.score on each alone: meta.words" in found.notes[0]
     for form in ("rank", "linear"):
-        scorer = Deconfound(column="meta.score", on=("meta.words", "source"), form=form)  # type: ignore[arg-type]
+        scorer = Deconfound(column="meta.score", on=("meta.words", "source"), form=form)
         other = score(pool, {"deconfound": scorer}, work_in(tmp_path / "ws"))
-        assert np.corrcoef(other.columns["deconfound.residual@tiny-lm"].values, own)[0, 1] > 0.7
+        assert np.corrcoef(other.columns["deconfound.residual@tiny-lm"].values, own)[0, 1] > 0.5, (
+            "of a bent function a line leaves more"
+        )
 
 
 def test_a_row_is_predicted_by_folds_that_did_not_see_it_and_by_no_order(tmp_path: Path) -> None:

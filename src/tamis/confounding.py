@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Form = Literal["spline", "rank", "linear"]
 KNOTS = 5
+ROWS_A_KNOT = 10
+RARE = 5  # fewer rows of a kind say nothing of it
 
 
 @dataclass(frozen=True)
@@ -78,46 +80,45 @@ def _regressed(
     return found
 
 
-def _designs(seen: Confounder, unseen: Confounder, form: Form) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Columns of a design made from the rows seen, for these and for the others."""
+def _designs(seen: Confounder, unseen: Confounder, form: Form) -> list[NDArray[np.float64]]:
+    """Columns of a design made from the rows seen, for these and for the others.
+
+    Kinds of fewer than `RARE` rows have no column of their own: nothing could be learnt of them.
+    """
     import numpy as np
 
     if not seen.numeric:
-        kinds = np.unique(seen.values)
-        return tuple((one.values[:, None] == kinds[None]).astype(np.float64) for one in (seen, unseen))  # type: ignore[return-value]
+        kinds, counts = np.unique(seen.values, return_counts=True)
+        common = kinds[counts >= RARE]
+        return [(one.values[:, None] == common[None]).astype(np.float64) for one in (seen, unseen)]
     known = np.asarray(seen.values, np.float64)
     middle = float(np.nanmedian(known)) if np.isfinite(known).any() else 0.0
-    parts = []
-    for one in (seen, unseen):
-        values = np.asarray(one.values, np.float64)
-        gone = ~np.isfinite(values)
-        parts.append((np.where(gone, middle, values), gone))
-    bases = _bases(parts[0][0], parts[1][0], form)
-    return tuple(np.column_stack([base, gone]) for base, (_, gone) in zip(bases, parts, strict=True))  # type: ignore[return-value]
+    both = [np.asarray(one.values, np.float64) for one in (seen, unseen)]
+    gone = [~np.isfinite(one) for one in both]
+    bases = _bases(*(np.where(no, middle, one) for one, no in zip(both, gone, strict=True)), form)
+    counts = bool(gone[0].sum() >= RARE)
+    return [np.column_stack([base, counts * no]) for base, no in zip(bases, gone, strict=True)]
 
 
-def _bases(
-    seen: NDArray[np.float64], unseen: NDArray[np.float64], form: Form
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Numbers as columns: cubic splines with knots at quantiles of the rows seen, ranks among those, or themselves."""
+def _bases(seen: NDArray[np.float64], unseen: NDArray[np.float64], form: Form) -> list[NDArray[np.float64]]:
+    """Numbers as columns: cubic splines with knots at quantiles of the rows seen, ranks among those, or themselves.
+
+    A spline has at most a knot for every `ROWS_A_KNOT` rows and is flat beyond the outer ones; with less than three
+    knots it is a line.
+    """
     import numpy as np
 
-    different = np.unique(seen)
     if form == "rank":
         order = np.sort(seen)
-        return tuple(
-            ((np.searchsorted(order, one, "left") + np.searchsorted(order, one, "right")) / (2 * len(order)))[:, None]
-            for one in (seen, unseen)
-        )  # type: ignore[return-value]
-    if form == "linear" or len(different) < KNOTS:
-        return seen[:, None], unseen[:, None]
+        sides = [[np.searchsorted(order, one, side) for side in ("left", "right")] for one in (seen, unseen)]
+        return [np.add(*side)[:, None] / (2 * len(order)) for side in sides]
+    knots = np.unique(np.quantile(seen, np.linspace(0, 1, max(2, min(KNOTS, len(seen) // ROWS_A_KNOT)))))
+    if form == "linear" or len(knots) < 3:
+        return [seen[:, None], unseen[:, None]]
     from sklearn.preprocessing import SplineTransformer
 
-    knots = np.unique(np.quantile(seen, np.linspace(0, 1, KNOTS)))
-    if len(knots) < 3:  # most rows have one value
-        return seen[:, None], unseen[:, None]
-    spline = SplineTransformer(degree=3, knots=knots[:, None], extrapolation="linear", include_bias=False)
-    return spline.fit_transform(seen[:, None]), spline.transform(unseen[:, None])
+    spline = SplineTransformer(degree=3, knots=knots[:, None], extrapolation="constant", include_bias=False)
+    return [spline.fit_transform(seen[:, None]), spline.transform(unseen[:, None])]
 
 
 def folds_of(count: int, folds: int) -> NDArray[np.int64]:

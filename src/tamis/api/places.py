@@ -42,7 +42,7 @@ def workspace(
     on = engine.machine(**machine)
     ref = _ref(model or TRIAL_MODEL, max_tokens, on.device)
     second = {"judge": judge, "reference": reference}
-    others = {role: _ref(one, max_tokens, on.device) for role, one in second.items() if one is not None}
+    others: dict[str, Any] = {role: _ref(one, max_tokens, on.device) for role, one in second.items() if one is not None}
     place = Path(root or os.environ.get("TAMIS_WORKSPACE") or ".tamis").resolve()
     return Workspace(place, on, ref, assumed=model is None, **others)
 
@@ -84,7 +84,9 @@ def work_of(
     """The workspace of a verb. `why`: what runs a model; RecipeError where nobody has named one."""
     at = work if isinstance(work, Workspace) else workspace(work, model)
     given = {"model": model, "judge": judge, "reference": reference}
-    named = {role: _ref(one, at.model.max_tokens, at.machine.device) for role, one in given.items() if one is not None}
+    named: dict[str, Any] = {
+        role: _ref(one, at.model.max_tokens, at.machine.device) for role, one in given.items() if one is not None
+    }
     at = dataclasses.replace(at, **named, assumed=at.assumed and model is None)
     if why and at.assumed:
         raise RecipeError(

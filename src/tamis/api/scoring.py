@@ -35,7 +35,9 @@ def score(
 
     at, rows, built, given, needs = asked(pool, scorers, work_of(work, model, judge=judge, reference=reference))
     found = run(rows, built, dataclasses.replace(at, settings_of_passes=richest(needs)), columns=given)
-    return Scored(rows, found.columns, at, found.notes, found.facts)
+    also = f"{', '.join(found.added)}: scored too, with default settings, for columns of theirs are read"
+    notes = (*found.notes, *([also] if found.added else []))
+    return Scored(rows, found.columns, at, notes, found.facts)
 
 
 def asked(
