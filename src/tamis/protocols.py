@@ -41,7 +41,9 @@ class Pass(Component, Protocol):
     `notes()`, where a pass has it, says in sentences what a reader of its signal must know (approximations, fallbacks);
     they are shown wherever the signal is used. `unaligned` names arrays whose first axis is not rows (ragged values
     without offsets of their own). A pass that must see the pool once has `fit(view, on) -> (arrays, facts)`: the arrays
-    are stored and handed to `measure` as `have["fit"]`; `facts["note"]` is one more such sentence.
+    are stored and handed to `measure` as `have["fit"]`; `facts["note"]` is one more such sentence. One that scorers with
+    several settings share has `merge(other)`, the poorest pass that gives what both give; what was measured with more
+    serves those who ask for less. `forwards` is what it costs, in forward passes over the pool's tokens (default 1).
     """
 
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
@@ -50,7 +52,10 @@ class Pass(Component, Protocol):
 
 
 class Scorer(Component, Protocol):
-    """Pure function of signals, one shard at a time."""
+    """Pure function of signals and columns, one shard at a time.
+
+    One that must see the pool once has `fit(view) -> (arrays, facts)`, kept as those of a pass are; `notes()` too.
+    """
 
     def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
         """Named columns (n,), each with unit and, where NaN, a reason. Names are views: `response`, `prompt`, …"""
