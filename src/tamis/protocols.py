@@ -41,9 +41,11 @@ class Pass(Component, Protocol):
     `notes()`, where a pass has it, says in sentences what a reader of its signal must know (approximations, fallbacks);
     they are shown wherever the signal is used. `unaligned` names arrays whose first axis is not rows (ragged values
     without offsets of their own). A pass that must see the pool once has `fit(view, on) -> (arrays, facts)`: the arrays
-    are stored and handed to `measure` as `have["fit"]`; `facts["note"]` is one more such sentence. One that scorers with
-    several settings share has `merge(other)`, the poorest pass that gives what both give; what was measured with more
-    serves those who ask for less. `forwards` is what it costs, in forward passes over the pool's tokens (default 1).
+    are stored and handed to `measure` as `have["fit"]`; `facts["note"]` is one more such sentence.
+
+    One that scorers with several settings share has `merge(other)`, the poorest pass that gives what both give; what
+    was measured with more serves those who ask for less. `forwards` is what it costs, in forward passes over the pool's
+    tokens (default 1, none without a model).
     """
 
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:

@@ -222,6 +222,9 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
         "seeds": {stage.name: stage.settings["seed"] for stage in recipe.stages if "seed" in stage.settings},
         "funnel": _funnel(whole, chosen),
         "notes": _notes(conductor),
+        "fitted": {
+            name: left.facts for name, left in conductor.outcomes.items() if isinstance(left, Scored) and left.facts
+        },
         "warnings": [],
     }
 
