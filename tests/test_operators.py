@@ -233,3 +233,26 @@ def test_calibrate_from_python_and_the_command_line(tmp_path: Path, capsys: pyte
     assert left.value.code == 0
     said = json.loads(capsys.readouterr().out)
     assert said["ece"] == pytest.approx(0.14) and said["tsu"] == 0.5
+
+
+def test_a_recipe_selects_by_an_operator_of_an_earlier_stage(tmp_path: Path) -> None:
+    from tamis import recipe as recipes
+    from tamis.stages.conduct import Conductor, needs_of
+
+    rows = [{"prompt": "q", "completion": f"a {place}", "x": place % 7, "y": -place} for place in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    file = tmp_path / "blended.yaml"
+    file.write_text(
+        f"pool: {{files: [{tmp_path}/rows.jsonl]}}\n"
+        "scores: {score: {blend: {columns: {meta.x: 1, meta.y: 1}}, deconfound: {column: meta.y, on: [meta.x]}}}\n"
+        "subset: {select: top, by: blend.score, where: 'deconfound.raw < 0', budget: 3}\n",
+        encoding="utf-8",
+    )
+    checked = recipes.load(str(file))
+    assert not [need for need in needs_of(checked) if need.kind == "signal" and need.name != "lengths"]
+    conductor = Conductor.of(checked, work_in(tmp_path / "ws"))
+    conductor.ingest()
+    for stage in checked.stages:
+        conductor.carry_out(stage)
+    assert conductor.outcomes["subset"].subset.positions.tolist()[0] == 6
+    assert conductor.outcomes["scores"].facts["deconfound"]["r2"].keys() == {"meta.x"}
