@@ -47,7 +47,7 @@ class ErrorPropagation:
         counts = np.array([(one.steps, one.dynamic, one.static, one.wrong) for one in traces], np.float64).reshape(
             -1, 4
         )
-        unanswered = np.array([not text.response.strip() for text in texts])
+        unanswered = np.array([not text.answered for text in texts])
         reasons = np.where(unanswered, int(Reason.NEEDS_ANSWER), 0).astype(np.uint8)
         none = (counts[:, 0] == 0) & (reasons == 0)
         without = np.where(none, int(Reason.NOTHING_TO_CHECK), reasons).astype(np.uint8)

@@ -29,20 +29,22 @@ class Gopher:
     way. Thresholds are the published ones, as datatrove has them, and bounds are included. `top_ngrams` are for n = 2,
     3, 4 and `duplicate_ngrams` for n = 5 to 10, as shares of the characters of words (`tamis.repetition`).
 
-    No published value. On 250 rows each of 36 public sets, `sft` fails 21 % of the answers and `published` 97 %.
+    No published value. Of 250 rows each of 32 public instruction sets `published` fails 71 % and `sft` 22 %. Where
+    faults are known (the shipped pool) `failed` of `sft` finds broken encodings with an AUC of 0.97 and truncated
+    answers with 0.84; of wrong answers it knows nothing (0.49).
     """
 
     of: Field = "response"
     rules: Literal["published", "sft"] = "published"
-    min_words: float = 50
-    max_words: float = 100_000
-    min_word_length: float = 3
-    max_word_length: float = 10
+    min_words: float = 50.0
+    max_words: float = 100_000.0
+    min_word_length: float = 3.0
+    max_word_length: float = 10.0
     max_symbols: float = 0.1
     max_bullet_lines: float = 0.9
     max_ellipsis_lines: float = 0.3
     min_alphabetic: float = 0.8
-    min_stop_words: float = 2
+    min_stop_words: float = 2.0
     max_duplicate_lines: float = 0.3
     max_duplicate_paragraphs: float = 0.3
     max_duplicate_line_characters: float = 0.2
@@ -116,13 +118,13 @@ class C4:
     C4 drops lines without terminal punctuation, of fewer than three words, with a word beyond 1,000 characters, or
     that speak of cookies, terms of use or javascript; then texts with fewer than five sentences left, with "lorem
     ipsum" or with a curly bracket. Made for web pages: for fine-tuning data columns, not a filter, for code and short
-    answers fail. No published value.
+    answers fail (73 % of 7,775 rows of public instruction sets). No published value.
     """
 
     of: Field = "response"
-    min_sentences: float = 5
-    max_braces: float = 0
-    max_lorem_ipsum: float = 0
+    min_sentences: float = 5.0
+    max_braces: float = 0.0
+    max_lorem_ipsum: float = 0.0
     revision: ClassVar[int] = 1
 
     @property
@@ -148,7 +150,7 @@ class FineWeb:
 
     Drops texts of which fewer than 12 % of the lines end in punctuation, more than 67 % are at most 30 characters long,
     more than 1 % of the characters stand in repeated lines, or that have more than 0.3 line breaks a word. Made for web
-    pages: lists and code fail. No published value.
+    pages: lists and code fail (24 % of 7,775 rows of public instruction sets). No published value.
     """
 
     of: Field = "response"

@@ -19,7 +19,9 @@ class Refusal:
 
     The paper removes such answers and reports 4 to 33 % better benchmarks; it released no list, and no published value
     exists. To remove them also removes safety that somebody may have wanted: hence a column, never a default filter.
-    English only. An apology in a story or the word "racism" is no refusal.
+    English only. An apology in a story or the word "racism" is no refusal. Found in 1.0 % of 7,775 rows of 32 public
+    sets, from 0 to 14 % a set; all refusals planted in the shipped pool are found, whose wordings were known when the
+    patterns were written.
     """
 
     revision: ClassVar[int] = 1

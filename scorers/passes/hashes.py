@@ -53,7 +53,7 @@ class Hashes:
         shingles stand behind it: texts shorter than a shingle have their exact hash for one, and texts without a word
         none, and 2^32 - 1 in every place (`tamis.minhash`). For `prompt` and `response` and every n of `ngrams`,
         `F_nN` uint64 ragged with `F_nN_offsets` (n + 1,) int64: the hash of the run of n words that begins at each
-        word, in the order of the text. `reason` (n,) uint8: `needs an answer` where the response is empty.
+        word, in the order of the text. `reason` (n,) uint8: `needs an answer` where there is none.
         """
         import numpy as np
 
@@ -65,7 +65,7 @@ class Hashes:
         arrays: dict[str, NDArray[Any]] = {}
         for field in ("prompt", "response", "whole"):
             arrays |= self._of_field(field, [getattr(one, field) for one in texts], known)
-        missing = [not one.response.strip() for one in texts]
+        missing = [not one.answered for one in texts]
         arrays["reason"] = np.where(missing, int(Reason.NEEDS_ANSWER), 0).astype(np.uint8)
         return arrays
 

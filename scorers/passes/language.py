@@ -30,7 +30,7 @@ class Language:
         """Arrays (n,) of one shard: `prompt`, `response` int32, and `prompt_probability`, `response_probability`.
 
         The first are languages as numbers (`tamis.languages.name_of`), 0 where there is no letter; the others float32
-        in [0, 1]. `reason` uint8: `needs an answer` where the response is empty.
+        in [0, 1]. `reason` uint8: `needs an answer` where there is none.
         """
         import numpy as np
 
@@ -43,6 +43,6 @@ class Language:
             found = [detect(getattr(one, field)) for one in texts]
             arrays[field] = np.array([code_of(name) for name, _ in found], np.int32)
             arrays[f"{field}_probability"] = np.array([probability for _, probability in found], np.float32)
-        missing = [not one.response.strip() for one in texts]
+        missing = [not one.answered for one in texts]
         arrays["reason"] = np.where(missing, int(Reason.NEEDS_ANSWER), 0).astype(np.uint8)
         return arrays

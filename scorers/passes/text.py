@@ -29,7 +29,7 @@ class Text:
 
         The columns of both tables are `tamis.text_statistics.NAMES`; `tamis.passages` says which text is which. Of
         plain text the response is the text itself and the prompt is empty. A text that is not there has zeros. `reason`
-        is `needs an answer` where the response is empty; the prompt's statistics hold nevertheless.
+        is `needs an answer` where there is none; the prompt's statistics hold nevertheless.
         """
         import numpy as np
 
@@ -39,7 +39,7 @@ class Text:
 
         texts = [of_row(row) for row in shard.read()]
         known = WordHashes()
-        missing = [not one.response.strip() for one in texts]
+        missing = [not one.answered for one in texts]
         return {
             "prompt": measured([one.prompt for one in texts], known),
             "response": measured([one.response for one in texts], known),

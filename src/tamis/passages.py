@@ -17,11 +17,13 @@ class Passages:
 
     `prompt`: all messages that are not the assistant's, one under the other. `response`: all of the assistant's, tool
     calls as JSON; of a pair the chosen answer; of plain text the text. `whole`: both, in the order of the messages.
+    `answered`: whether there is an answer to the last prompt, and it is more than white space.
     """
 
     prompt: str
     response: str
     whole: str
+    answered: bool
 
 
 def of_row(row: Row) -> Passages:
@@ -33,6 +35,8 @@ def of_row(row: Row) -> Passages:
         prompt="\n".join(text for text, answer in zip(texts, answers, strict=True) if not answer),
         response="\n".join(text for text, answer in zip(texts, answers, strict=True) if answer),
         whole="\n".join(texts),
+        answered=row.kind != "prompt"
+        and any(text.strip() for text, answer in zip(texts, answers, strict=True) if answer),
     )
 
 
