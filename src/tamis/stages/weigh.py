@@ -56,17 +56,19 @@ def weigh(view: PoolView, subset: Subset, weighing: Weighing, model: ModelRef) -
     places = np.asarray(subset.positions)
     rows, lists = _gather(view, weighing, places)
     notes = [f"{weighing.name}: {weighing.weigher.about()}"] if hasattr(weighing.weigher, "about") else []
+    laid: list[NDArray[np.float32]] = []
     if rows is not None:
         weights = rows if subset.weights is None else (rows * subset.weights).astype(np.float32)
         notes.append(f"{weighing.name}: {_of_rows(weights)}")
         subset = dataclasses.replace(subset, weights=weights)
+        laid.append(weights)
     if lists is not None:
         tokens = _checked_tokens(view, places, lists, model)
         notes.append(f"{weighing.name}: {_of_tokens(tokens)}")
         subset = dataclasses.replace(subset, tokens=tokens)
-    for weights in (subset.weights if rows is not None else None, None if lists is None else subset.tokens.values):  # type: ignore[union-attr]
-        if weights is not None and not (weights > 0).any():
-            raise DataError(f"{weighing.name} leaves no weight to any of the {len(places)} rows: {'; '.join(notes)}")
+        laid.append(tokens.values)
+    if not all((weights > 0).any() for weights in laid):
+        raise DataError(f"{weighing.name} leaves no weight to any of the {len(places)} rows: {'; '.join(notes)}")
     return dataclasses.replace(subset, notes=(*subset.notes, *notes))
 
 
