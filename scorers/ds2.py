@@ -39,6 +39,11 @@ class Ds2:
     of the worst class, but has no score. Rounds differ in their voters, where the code draws samples of fixed size.
     Embeddings: pooled hidden states, or what a stage of `sentence-embeddings` left, named by `from`. New rows of a
     longer pool need a new fit. `score` = corrected + long tail orders rows as published: by class, then rarest first.
+
+    Measured on 1,761 of Alpaca's rows with ratings by three models, embedded by a model of 4M parameters cut at 64
+    tokens: Spearman with the mean of the other two goes from 0.21, 0.24 and 0.27 to 0.23, 0.21 and 0.23: no gain, and a
+    note that says that near rows are not rated alike. `error` finds labels 2 or more off that mean with an AUC of 0.71,
+    0.59 and 0.64. Where near rows do share a class (600 rows in four clusters, 80 % right) 97 % are right afterwards.
     """
 
     rating: str
@@ -79,12 +84,13 @@ class Ds2:
         distance = 1 - np.where(near >= 0, cosines, np.nan)[:, : self.k]
         diagonal = ", ".join(f"{right:.2f}" for right in np.diag(matrix))
         changed = int((corrected != labels).sum())
+        doubtful = int((matrix.argmax(1) != np.arange(classes)).sum())
         facts = {
             "rated": len(labels),
             "changed": changed,
             "diagonal": [float(right) for right in np.diag(matrix)],
             "note": f"{len(labels):,} rows are rated; estimated share of right labels by class {diagonal}; "
-            f"{changed:,} labels were replaced",
+            f"{changed:,} labels were replaced{_warning(doubtful, classes)}",
         }
         found = {
             "label": labels,
@@ -164,6 +170,16 @@ class Ds2:
         chance = (firsts[rows, suggested] + 1) / (self.rounds + classes)
         replaced = (error > 0.5) & (chance * error >= self.confidence) & (firsts[rows, suggested] > 0)
         return error, np.where(replaced, suggested, labels)
+
+
+def _warning(doubtful: int, classes: int) -> str:
+    """What to say where a class is labelled otherwise more often than rightly: nothing where there is none."""
+    if not doubtful:
+        return ""
+    return (
+        f"; of {doubtful} of {classes} classes another label is the likeliest: near rows are not rated alike by these "
+        "embeddings, so do not trust the corrections"
+    )
 
 
 def compressed(ratings: NDArray[Any], scale: Literal["ten", "classes"]) -> NDArray[np.int64]:

@@ -125,6 +125,14 @@ def test_wrong_labels_are_mended_and_the_order_of_rows_plays_no_part(tmp_path: P
     assert (one["score"].values[known] // 1 == one["corrected"].values[known]).all()
 
 
+def test_ds2_says_where_near_rows_are_not_rated_alike(tmp_path: Path) -> None:
+    true, labels = drawn(300, 3, seed=8)
+    by_chance = np.random.default_rng(1).integers(3, size=300)
+    for ratings, said in ((labels, False), (by_chance, True)):
+        view = view_of(tmp_path / str(said), ratings.astype(np.float64), clustered(true, 9), np.arange(300))
+        assert ("do not trust" in Ds2(rating="meta.rating").fit(view)[1]["note"]) is said
+
+
 def test_ds2_says_what_it_lacks(tmp_path: Path) -> None:
     vectors = clustered(np.arange(6) % 2, 0)
     empty = view_of(tmp_path / "a", np.full(6, np.nan), vectors, np.arange(6))

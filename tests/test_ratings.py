@@ -18,13 +18,18 @@ from tamis.models import ModelRef, open_model, open_tokenizer
 from tamis.pool import Shard
 from tamis.rating_prompts import SHIPPED, RatingSet, exchanges, rating_set
 from tamis.readouts import Readings, label_ids
-from tamis.sampling import Drawn, Sample
+from tamis.sampling import Drawn, Sample, Sampling
 from tamis.scorers.alpagasus import AlpaGasus
 from tamis.scorers.deita import Deita, DeitaComplexity, DeitaQuality
+from tamis.scorers.ds2 import Ds2
 from tamis.scorers.mods import ModsNecessity
 from tamis.scorers.passes.ratings import Ratings
 from tamis.scorers.rating import Rating
 from tamis.scorers.selectit import SelectIt
+from tamis.stages.dependence import needs_of_scorers, ordered
+from tamis.stages.measure import richest
+from tamis.stages.score import score
+from tamis.stages.workspace import Workspace
 from tamis.store import save_arrays
 from tamis.values import Machine, Reason, Row
 from tamis.views import ShardSignals
@@ -256,3 +261,29 @@ def test_a_judge_is_asked_for_only_where_no_column_is_given(tmp_path: Path) -> N
     file.write_text(RECIPE.replace("SETTINGS", ""), encoding="utf-8")
     with pytest.raises(RecipeError, match="judge"):
         recipe.load(str(file))
+
+
+def test_one_pass_of_the_judge_and_one_of_the_model_serve_all_of_them(ref: ModelRef, tmp_path: Path) -> None:
+    """Rating, its correction by DS2, and the necessity of rows; answers are drawn before they are judged."""
+    pool = tiny.make_pool(tmp_path / "pool", tiny.make_rows(9, seed=4), shard_rows=5)
+    short = dataclasses.replace(OWN, templates=("{instruction} {response}",), labels=("1", "2", "3"))
+    scorers: dict[str, Any] = {
+        "ds2": Ds2(rating="rating.score", k=2),
+        "rating": Rating(prompts=OWN, by="judge"),
+        "mods-necessity": ModsNecessity(prompts=short, sampling=Sampling(samples=1, max_tokens=3)),
+        "selectit": SelectIt(prompts=short),
+    }
+    needs = needs_of_scorers(ordered(scorers))
+    judge = dataclasses.replace(ref, max_tokens=250)
+    at = Workspace(tmp_path / "work", Machine(), ref, judge=judge, settings_of_passes=richest(needs))
+    found = score(pool, scorers, at)
+    made = {name: entry["made"] for name, entry in at.work.passes.items()}
+    assert made == {"lengths": 2, "tokens": 2, "generations": 2, "ratings": 2, "ratings@judge": 2}
+    label = ref.label
+    rated, mended = (found.columns[f"{name}@{label}"] for name in ("rating.score", "ds2.label"))
+    np.testing.assert_array_equal(np.floor(rated.values + 0.5), mended.values)
+    assert np.isfinite(found.columns[f"mods-necessity.score@{label}"].values).all()
+    assert any("labels were replaced" in note for note in found.notes)
+    nobody = dataclasses.replace(at, judge=None)
+    with pytest.raises(RecipeError, match="needs a judge model: give"):
+        score(pool, scorers, nobody)
