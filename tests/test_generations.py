@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import tamis
 import tiny
 from tamis import digests, draws
 from tamis.errors import ModelError
@@ -143,6 +144,21 @@ def test_early_stopping_draws_less_and_keeps_the_beginning(
     some, whole = Samples(measured(pool, model, sampling)), Samples(signal)
     assert some.signal["count"].tolist() == [1, 1, 1, 1, 0]
     assert all(some.texts(row) == whole.texts(row)[:1] for row in range(4))
+
+
+def test_scorers_share_one_pass_settings_given_to_one_serve_all_and_other_settings_draw_anew(
+    pool: Pool, model: ModelRef, tmp_path: Path
+) -> None:
+    own = {"sampling": {"samples": 2, "max_tokens": 4}, "verify": {"by": "exact"}}
+    found = tamis.score(pool, {"semantic-entropy": {}, "vps": {}, "pass-rate": own}, model=model, work=tmp_path)
+    assert np.nanmax(found.columns[f"pass-rate.n@{model.label}"].values) == 2
+    store = found.work.store
+    drawn = len(list(store.entries("signal")))
+    again = tamis.score(pool, {"dart": own, "sampled-entropy": {}}, model=model, work=tmp_path)
+    assert again.columns and len(list(store.entries("signal"))) == drawn
+    fewer = {**own, "sampling": {"samples": 1, "max_tokens": 4}}
+    found = tamis.score(pool, {"pass-rate": fewer}, model=model, work=tmp_path)
+    assert np.nanmax(found.columns[f"pass-rate.n@{model.label}"].values) == 1, "not the two of another run"
 
 
 # servers
