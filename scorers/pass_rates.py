@@ -117,7 +117,7 @@ class ThinkPruneTrain:
 
 @dataclass(frozen=True, kw_only=True)
 class Dart:
-    """DART: how many answers to gather for a prompt, more for those that the model answers less often right.
+    """DART: how many answers to gather for a prompt, more for those that the model seldom answers right.
 
     DARS of Tong et al. 2024 (NeurIPS, arXiv:2407.13690; code hkust-nlp/dart-math). Columns, in right answers wanted:
     `prop2diff` = ceil(k_p (1 - p) / max(1 - p)), at least one, the hardest row of the pool k_p; `uniform` = k_u for
@@ -172,7 +172,7 @@ class Dart:
 
 @dataclass(frozen=True, kw_only=True)
 class Vps:
-    """VPS of MMR1: variance p (1 - p) of the verdicts, and the diversity of the answers, as a sampling score.
+    """VPS of MMR1: variance p (1 - p) of the verdicts and diversity of the answers, as a sampling score.
 
     Leng et al. 2025 (arXiv:2509.21268; code LengSicong/MMR1): `alpha` p (1 - p) + `beta` diversity; their example is
     0.8 and 0.2, their shipped settings, and the default here, the variance alone. Column `score`, and `weight`, the

@@ -87,7 +87,7 @@ class SemanticEntropy:
 
 @dataclass(frozen=True, kw_only=True)
 class VariationRatio:
-    """Variation ratio of sampled answers: how little they resemble each other, or the most probable answer.
+    """Variation ratio of sampled answers: how little they resemble each other, or the greedy answer.
 
     *Look Before You Leap* (Huang et al. 2023, arXiv:2307.10236). `samples` (VR) = 1 - mean similarity of all pairs;
     `greedy` (VRO) = 1 - mean similarity to the greedy answer, where `sampling.greedy` draws one. `similarity`: `words`,

@@ -89,6 +89,9 @@ def test_a_third_party_is_named_by_module_and_class(tmp_path: Path, monkeypatch:
     (tmp_path / "own_verifiers.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert Verify(by="own_verifiers:Same").verifier.right("a", "a")
+    before = Verify(by="own_verifiers:Same").digest
+    monkeypatch.setattr("own_verifiers.Same.revision", 2, raising=False)
+    assert before != Verify(by="own_verifiers:Same").digest != Verify().digest
     for name, said in (("own_verifiers:Bad", "no method"), ("own_verifiers:None_", "cannot be loaded")):
         with pytest.raises(RecipeError, match=said):
             _ = Verify(by=name).verifier

@@ -6,11 +6,13 @@ and, if it likes, `usable(gold) -> bool`, `notes() -> list[str]` and a class var
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from tamis import digests
 from tamis.errors import RecipeError
 from tamis.verifiers.answers import answer_of
 
@@ -68,6 +70,12 @@ class Verify:
         faults += _pattern_faults(self.pattern)
         if faults:
             raise RecipeError([f"verify: {fault}" for fault in faults])
+
+    @property
+    def digest(self) -> str:
+        """Identity: the settings, and the `revision` of a third party's verifier, if it has one."""
+        settings = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return digests.of_json({**settings, "revision": getattr(self.verifier, "revision", None)})
 
     @property
     def verifier(self) -> Verifier:
