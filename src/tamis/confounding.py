@@ -95,9 +95,10 @@ def _designs(seen: Confounder, unseen: Confounder, form: Form) -> list[NDArray[n
     middle = float(np.nanmedian(known)) if np.isfinite(known).any() else 0.0
     both = [np.asarray(one.values, np.float64) for one in (seen, unseen)]
     gone = [~np.isfinite(one) for one in both]
-    bases = _bases(*(np.where(no, middle, one) for one, no in zip(both, gone, strict=True)), form)
-    counts = bool(gone[0].sum() >= RARE)
-    return [np.column_stack([base, counts * no]) for base, no in zip(bases, gone, strict=True)]
+    filled = [np.where(no, middle, one) for one, no in zip(both, gone, strict=True)]
+    bases = _bases(filled[0], filled[1], form)
+    weight = float(gone[0].sum() >= RARE)
+    return [np.column_stack([base, weight * no]) for base, no in zip(bases, gone, strict=True)]
 
 
 def _bases(seen: NDArray[np.float64], unseen: NDArray[np.float64], form: Form) -> list[NDArray[np.float64]]:
