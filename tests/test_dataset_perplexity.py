@@ -117,6 +117,7 @@ def test_groups_are_fields_of_the_row_and_zero_is_a_name(tmp_path: Path) -> None
     (shard,) = view.pool.shards
     assert field_of(shard, "meta.candidate") == ["0", "1", "1", ""] and field_of(shard, "meta.task")[2] == ""
     assert field_of(shard, "source") == ["a", "b", "", "b"]
-    for scorer in (MassiveSft, UitDenoising):
-        with pytest.raises(RecipeError, match=r"meta\.NAME"):
-            scorer(**{"by" if scorer is MassiveSft else "task": "clusters:8"})
+    with pytest.raises(RecipeError, match=r"meta\.NAME"):
+        MassiveSft(by="clusters:8")
+    with pytest.raises(RecipeError, match=r"meta\.NAME"):
+        UitDenoising(task="clusters:8")

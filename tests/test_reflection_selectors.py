@@ -36,7 +36,8 @@ def test_superfiltering_d_is_facility_location_among_the_highest_below_one(tmp_p
     unit = pooled[fit].astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     near = np.maximum(unit @ unit.T, 0)
-    best, chosen = np.zeros(len(fit)), []
+    best = np.zeros(len(fit))
+    chosen: list[int] = []
     for _ in range(5):
         gains = np.maximum(near - best[:, None], 0).sum(axis=0)
         gains[chosen] = -1

@@ -33,7 +33,7 @@ def tokens(losses: Lists, turns: Sequence[Sequence[int]] | None = None, **ragged
     """Write the token signal down by hand: losses of every row; `turns` as the pass has them, by default one a row."""
     turns = [[0] * len(row) for row in losses] if turns is None else turns
     kept = [[loss for loss, turn in zip(*pair, strict=True) if turn >= 0] for pair in zip(losses, turns, strict=True)]
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "nll": np.array([loss for row in losses for loss in row], np.float32),
         "turn": np.array([turn for row in turns for turn in row], np.int16),
         "nll_offsets": np.cumsum([0, *map(len, losses)]).astype(np.int64),
@@ -193,7 +193,7 @@ def test_reversed_ifd_by_hand(tmp_path: Path) -> None:
 def measured(folder: Path, ref: ModelRef) -> ShardSignals:
     """Eight rows of one to three turns, measured for real."""
     shard = tiny.make_pool(folder / "pool", tiny.make_rows(8, seed=4)).shards[0]
-    passes = {"tokens": Tokens(model=ref, loss="all", alone=True), "reversed": Reversed(model=ref)}
+    passes: dict[str, Any] = {"tokens": Tokens(model=ref, loss="all", alone=True), "reversed": Reversed(model=ref)}
     for name, one in passes.items():
         (folder / name).mkdir()
         save_arrays(folder / name, one.measure(shard, ShardSignals(shard, {}), Machine()))
