@@ -22,6 +22,9 @@ class ConstraintSatisfaction:
     bullets, words that must or must not occur, beginnings and ends, case, JSON, language. Our form, after IFEval; the
     paper has no list, and there is no published value. Several exchanges: over the constraints of all of them.
     `tolerance`: how far a plain "in 200 words" may be missed.
+
+    Constraints are found in 2 % of the rows of 32 public sets, 60 % of them kept. Of original answers and their expert
+    revisions (CaR, 178 rows with constraints) it tells the revised with an AUC of 0.56 [0.48, 0.64]: no clear signal.
     """
 
     tolerance: float = 0.1

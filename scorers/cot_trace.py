@@ -25,6 +25,7 @@ _HESITATION = re.compile(
     re.IGNORECASE,
 )
 _STEP = re.compile(r"\n+|(?<=[.?!])\s+")
+_VALUE = re.compile(r"=\s*-?[$€£]?\s*(\d[\d,]*(?:\.\d+)?)")
 _THOUGHT = re.compile(r"</(?:think|thought|reasoning)>", re.IGNORECASE)
 
 
@@ -33,9 +34,13 @@ class CotTrace:
     """Faults of a reasoning trace, each a column (after "Are Reasoning Models More Prone to Hallucination?", 2025).
 
     `repeated`: share of steps (lines, sentences) that stood there before. `contradiction`: 1 where the answer given is
-    not the one that the reasoning came to: inside its thinking tags, in an earlier "the answer is", or in the last
-    `expression = value`. `hesitation`: "wait", "maybe" and the like per 100 words. `length_residual`: log words of the
+    not the one that the reasoning came to: inside its thinking tags, in an earlier "the answer is", or behind its last
+    equals sign. `hesitation`: "wait", "maybe" and the like per 100 words. `length_residual`: log words of the
     response beyond what the prompt's length foretells over the pool (least squares). Our forms; no published value.
+
+    On model solutions of GSM8K (1,500 rows) wrong ones have the larger `length_residual` (AUC 0.60 [0.57, 0.63]);
+    `contradiction` (0.52 [0.49, 0.55]), `repeated` and `hesitation` (0.50) have no clear signal there. Of 1,494 worked
+    answers of FLAN's GSM8K 1.1 % are called contradictions, by equations and units that are read wrong.
     """
 
     revision: ClassVar[int] = 1
@@ -107,38 +112,30 @@ def _contradicts(text: str) -> float:
     thought = list(_THOUGHT.finditer(text))
     if thought:
         inside, outside = text[: thought[-1].start()], text[thought[-1].end() :]
-        worked, given = _last(inside), [*final_answers(outside)] or [outside.strip().lower()]
+        declared, given = [*final_answers(inside)], [*final_answers(outside)] or [outside.strip().lower()]
     else:
-        given = list(final_answers(text))
-        worked = given[-2] if len(given) > 1 else _last_value(text)
-    if not given or not given[-1] or worked is None:
+        inside, given = text, [*final_answers(text)]
+        declared = given[:-1]
+    if not given or not given[-1]:
         return float("nan")
-    return float(not _same(worked, given[-1]))
+    return _differ(declared[-1], given[-1]) if declared else _differ_from_value(inside, given[-1])
 
 
-def _last(reasoning: str) -> str | None:
-    from tamis.arithmetic import final_answers
-
-    declared = list(final_answers(reasoning))
-    return declared[-1] if declared else _last_value(reasoning)
-
-
-def _last_value(text: str) -> str | None:
-    from tamis.arithmetic import steps_of
-
-    steps = steps_of(text)
-    return str(steps[-1].value) if steps else None
-
-
-def _same(worked: str, given: str) -> bool:
-    """Equal as numbers where the answer given holds one, else as words."""
-    from fractions import Fraction
-
+def _differ(declared: str, given: str) -> float:
+    """Whether two answers differ: as numbers where both hold one, else as words."""
     from tamis.arithmetic import numbers_of
     from tamis.words import plain, words_of
 
-    numbers = numbers_of(given)
-    value = Fraction(worked) if re.fullmatch(r"-?\d+(?:/\d+)?", worked) else next(iter(numbers_of(worked)), None)
-    if numbers and value is not None:
-        return abs(value) in numbers
-    return words_of(plain(worked)) == words_of(plain(given))
+    numbers = [numbers_of(one) for one in (declared, given)]
+    if all(numbers):
+        return float(numbers[0][0] not in numbers[1])
+    return float(words_of(plain(declared)) != words_of(plain(given)))
+
+
+def _differ_from_value(reasoning: str, given: str) -> float:
+    """Whether an answer differs from the last number behind an equals sign; NaN where either holds no number."""
+    from tamis.arithmetic import numbers_of
+
+    values, answers = _VALUE.findall(reasoning), numbers_of(given)
+    value = numbers_of(values[-1])[:1] if values else []
+    return float(value[0] not in answers) if value and answers else float("nan")

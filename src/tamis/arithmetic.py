@@ -17,7 +17,7 @@ _SIDE = r"(?:[-(\d$€£]|\.(?=\d))(?:[\d \t()+\-*/\u00d7÷·xX^%$€£\u2212]|[
 _EQUATION = re.compile(rf"(?<![\w.])({_SIDE}(?:=[ \t]*{_SIDE})+)")
 _ANSWER = re.compile(
     r"(?:\b(?:final |correct )?answer(?: is|:)+ *[:*_ ]*([^\n.;]{1,60}(?:\.\d+)?)"
-    r"|^ *#### *([^\n]{1,60})|\\boxed\{([^{}\n]{1,60})\})",
+    r"|^ *(?:####|A:) *([^\n]{1,60})|\\boxed\{([^{}\n]{1,60})\})",
     re.IGNORECASE | re.MULTILINE,
 )
 _ANNOTATION = re.compile(r"<<[^<>]{0,200}>>")  # GSM8K repeats every step in these
@@ -214,7 +214,7 @@ def _factor(tokens: list[str | Fraction], at: int, depth: int) -> tuple[Fraction
 
 
 def final_answers(text: str) -> Iterator[str]:
-    """What a text declares to be its answer, in order: "the answer is X", "Answer: X", "#### X" and boxes."""
+    """What a text declares to be its answer, in order: "the answer is X", "Answer: X", "A: X", "#### X" and boxes."""
     for match in _ANSWER.finditer(text):
         found = next(group for group in match.groups() if group is not None)
         yield found.strip(" .,;:*_$\n\"'()").lower()
