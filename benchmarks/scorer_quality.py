@@ -3,9 +3,9 @@
     python benchmarks/scorer_quality.py [--only NAME …] [--quick] [--json] [--out DIR] [--workspace DIR]
 
 Truths: right and wrong solutions of GSM8K questions, originals and expert revisions, TruthfulQA answers, ratings by
-ChatGPT and by three other models (TAMIS_REAL_DATA), at most 1,500 rows each, scored by base-4m (TAMIS_REAL_MODELS); rows
-of the shipped pool with planted faults, and generated traces of list programs with static and with propagating noise,
-scored by tiny-lm. Scorers that ask a model more than twice a row see 200 of them.
+ChatGPT and by three other models (TAMIS_REAL_DATA), at most 1,500 rows each, scored by base-4m (TAMIS_REAL_MODELS);
+rows of the shipped pool with planted faults, and generated traces of list programs with static and with propagating
+noise, scored by tiny-lm. Scorers that ask a model more than twice a row see 200 of them.
 
 A figure is AUC (where truth is yes or no; 0.5 is no signal) or Spearman's correlation (0 is none) of the raw column, in
 which high is not always good. Intervals: 400 bootstrap draws of whole prompts, so that answers to one question stay
@@ -28,9 +28,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import scorer_generations
 import scorer_truths
 import torch
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ from scorer_truths import Truth
 import tamis
 from tamis.api.scoring import asked
 from tamis.catalogue import SCORERS, build
+from tamis.data.noisy_traces import Noise
 from tamis.errors import TamisError
 
 log = logging.getLogger("scorer_quality")
@@ -82,6 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found["wall_seconds"] = round(time.time() - started)
         log.info("%s: %d figures", truth.name, len(found["figures"]))
         _keep(found, given.out)
+    if not given.only or "pass rates" in given.only:
+        _generations(found, 30 if given.quick else 300, given.workspace)
+        found["wall_seconds"] = round(time.time() - started)
+        _keep(found, given.out)
     sys.stdout.write(json.dumps(found) + "\n" if given.json else markdown(found))
 
 
@@ -96,23 +102,40 @@ def truths(most: int) -> Iterator[tuple[Truth, str]]:
         log.info("TAMIS_REAL_DATA and TAMIS_REAL_MODELS are not set: the five truths of real rows are left out")
     yield scorer_truths.faults(most, visible=True), "tamis:tiny-lm"
     yield scorer_truths.faults(most, visible=False), "tamis:tiny-lm"
+    for noise in get_args(Noise):
+        yield scorer_truths.traces(most, noise), "tamis:tiny-lm"
+
+
+def _generations(found: dict[str, Any], rows: int, workspace: Path) -> None:
+    """Scorers of sampled answers, on a tuned model and on a simulated sampler."""
+    known, columns, covered = scorer_generations.simulated(workspace)
+    found["truths"][known.name] = {"what": known.what, "rows": len(known.truth), "interval_covers": round(covered, 3)}
+    for name in ("pass-rate.score", "vps.score", "dart.prop2diff"):
+        found["figures"].append({"truth": known.name, "column": name, **figure(columns[name], known)})
+    truth, model = scorer_generations.tuned(workspace, rows)
+    between = float(((truth.truth > 0.1) & (truth.truth < 0.9)).mean())
+    about = {"what": truth.what, "rows": len(truth.rows), "model": "tiny-lm, tuned", "between": round(between, 3)}
+    found["truths"][truth.name] = {**about, "mean": round(float(np.nanmean(truth.truth)), 3)}
+    found["figures"] += measure(truth, model, list(scorer_generations.SCORERS), workspace)[0]
 
 
 def _first(truth: Truth, most: int) -> Truth:
     return dataclasses.replace(truth, rows=truth.rows[:most], truth=truth.truth[:most], groups=truth.groups[:most])
 
 
-def measure(truth: Truth, model: str, which: str, workspace: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Figures of the scorers of one cost, and why others were left out."""
+def measure(
+    truth: Truth, model: str, which: str | list[str], workspace: Path
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Figures of the scorers named, or of those of one cost, and why others were left out."""
     place = workspace / truth.name.replace(" ", "-")
     work = tamis.workspace(place / "work", model, max_tokens=512, device="cpu", workers=2)
-    file = place / f"{which}.jsonl"
+    file = place / f"{which if isinstance(which, str) else 'some'}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in truth.rows), encoding="utf-8")
     pool = tamis.open_pool([str(file)], work)
     if len(pool) != len(truth.rows):
         sys.exit(f"{truth.name}: {len(truth.rows) - len(pool)} rows were not taken")
-    names, left = _scorers(pool, truth, which, work)
+    names, left = _scorers(pool, truth, which, work) if isinstance(which, str) else (which, {})
     scored = tamis.score(pool, {name: dict(truth.settings.get(name, {})) for name in names}, work=work)
     figures = []
     for name in names:

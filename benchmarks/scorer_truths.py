@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.data.faults import VISIBLE
+from tamis.data.noisy_traces import Noise, records
 
 RATERS = {"llama-3.1-8b-instruct": "llama", "mistral-7b-v0.3-instruct": "mistral", "gpt-4o-mini": "gpt"}
 SEED = 5
@@ -124,6 +125,18 @@ def faults(most: int, visible: bool) -> Truth:
     ]
     name = "visible faults" if visible else "wrong answers"
     return _truth(name, "the row is clean", rows, lambda meta: float(not meta["fault"]), most)
+
+
+def traces(most: int, noise: Noise) -> Truth:
+    """Programs over lists worked out line by line: clean, or with noise of one kind."""
+    rows = []
+    for record in records(most, noise, rate=0.5, seed=SEED):
+        messages = [
+            {"role": "user", "content": record["instruction"]},
+            {"role": "assistant", "content": record["output"]},
+        ]
+        rows.append({"messages": messages, "source": "traces", "meta": record["meta"]})
+    return _truth(f"{noise} noise", "the trace is clean", rows, lambda meta: float(not meta["noise"]), most)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
