@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Grand:
-    """GraNd: norm of a row's gradient (Paul et al. 2021); `form: proxy` is that of the output layer's, for free.
+    """GraNd: norm of a row's gradient (Paul et al. 2021), or of the output layer's (`form: proxy`).
 
     arXiv 2107.07075, and its code (mansheej/data_diet). `exact`: ‖∇L‖₂, L the mean loss of the row's response
     tokens (pass `gradient-norms`; `layers` as there); with a warm-up in a recipe, its mean over the checkpoints, where

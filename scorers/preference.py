@@ -73,7 +73,7 @@ class PairLength:
 
 @dataclass(frozen=True, kw_only=True)
 class PairMargin:
-    """Implicit reward margin of a pair: how far the model prefers the chosen answer, over a reference model.
+    """Implicit reward margin of a pair: how far the model prefers the chosen answer over a reference.
 
     β [(log π(chosen) - log π_ref(chosen)) - (log π(rejected) - log π_ref(rejected))], logs summed over answer tokens:
     the logit of DPO (Rafailov et al. 2023, arXiv 2305.18290). π is the model of the run, π_ref the one named by
@@ -112,11 +112,12 @@ class PairMargin:
 
 @dataclass(frozen=True, kw_only=True)
 class PairUncertainty:
-    """Uncertainty of a pair in APL: how near the implicit rewards of its two answers are (Muldrew et al. 2024).
+    """Uncertainty of a pair in APL: how near the implicit rewards of its two answers are.
 
-    *Active Preference Learning for Large Language Models* (arXiv 2402.08114): u = 1 - 2 |sigmoid(r_a - r_b) - ½|, r the
-    implicit reward of the model over the `reference` at `beta` (0.2 there). APL's `certainty` keeps the pairs of lowest
-    u, which do not depend on which answer was chosen. Where the model still is its reference, every u is 1. In [0, 1].
+    Muldrew et al. 2024, *Active Preference Learning for Large Language Models* (arXiv 2402.08114): u = 1 - 2
+    |sigmoid(r_a - r_b) - ½|, r the implicit reward of the model over the `reference` at `beta` (0.2 there). APL's
+    `certainty` keeps the pairs of lowest u, which do not depend on which answer was chosen. Where the model still is
+    its reference, every u is 1. In [0, 1].
     """
 
     revision: ClassVar[int] = 1

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordLosses:
-    """Records loss and token accuracy of every row in every epoch, from the steps themselves, at no pass more.
+    """Records loss and token accuracy of every row in every epoch of a training, at no pass more.
 
     The values are those of the forward pass of the step, so just before the row is trained on, under the dropout of the
     training: forgetting events as Toneva et al. (2019) count them, and trajectories for S2L. The record lies in

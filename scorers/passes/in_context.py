@@ -29,13 +29,13 @@ Anchors = Literal["clusters", "drawn", "target"]
 
 @dataclass(frozen=True, kw_only=True)
 class InContext:
-    """Losses of anchors behind every row as a one-shot demonstration, and without it (Nuggets, Li et al., 2024).
+    """Losses of anchors behind every row as their demonstration, and without one (Nuggets).
 
-    arXiv 2312.10302. Anchors are `count` rows of the pool, the nearest to each centre of k-means over mean hidden
-    states (`anchors: clusters`, as in the paper) or drawn by `seed` and key (`drawn`), or rows of the `target`, at most
-    `count` by the same draw. No row is longer than `anchor_tokens` that is an anchor; a row is not tried on itself, nor
-    on an anchor of equal text. `layout`: see `tamis.prompting`; the released code cuts anchors at 200 tokens and leaves
-    out the BOS of the zero-shot side (`nuggets-released`), which lifts every score.
+    Li et al. 2024, arXiv 2312.10302. Anchors are `count` rows of the pool, the nearest to each centre of k-means over
+    mean hidden states (`anchors: clusters`, as in the paper) or drawn by `seed` and key (`drawn`), or rows of the
+    `target`, at most `count` by the same draw. No row is longer than `anchor_tokens` that is an anchor; a row is not
+    tried on itself, nor on an anchor of equal text. `layout`: see `tamis.prompting`; the released code cuts anchors at
+    200 tokens and leaves out the BOS of the zero-shot side (`nuggets-released`), which lifts every score.
 
     `stop`: `never` tries every row on every anchor. `certain` stops a row whose share of anchors helped must fall below
     `threshold`, `hoeffding` one whose share does with probability 1 - `delta`; `block` anchors are tried in a round.

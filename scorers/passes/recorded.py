@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """Losses of rows recorded inside a training by the hook `record-losses`: the signal `trajectories`, for no pass.
+    """Losses of rows recorded inside a training (hook `record-losses`), as the signal `trajectories`.
 
     Where `trajectories` measures every row after each epoch, these are the losses of the training steps: each row just
     before it was trained on, under dropout. Rows that the training did not have, or left out of an epoch, have no
