@@ -1,6 +1,6 @@
 """Perplexity, both IFDs, entropy and embeddings of real rows: tamis against the released loop, and against the model.
 
-    python benchmarks/scoring.py [--quick] [--json] [--runs 3]
+    python benchmarks/scoring.py [--quick] [--json] [--runs 1]
 
 4,000 rows of eight public sources (needs TAMIS_REAL_DATA and TAMIS_REAL_MODELS), at most 1,024 tokens each, float32,
 two threads in all, under base-4m and under a random Llama (hidden 256, 4 layers, vocabulary 32,000). Every contender
@@ -25,9 +25,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gzip
 import json
 import os
 import platform
+import random
 import resource
 import statistics
 import subprocess
@@ -65,9 +67,9 @@ QUICK = Size(rows=320, looped=32, packs=40, wide=200)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print; everything but the result goes to standard error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="320 rows, once")
+    parser.add_argument("--quick", action="store_true", help="320 rows")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=1, help="turns of every contender (default 1)")
     parser.add_argument("--contender", nargs=2, help=argparse.SUPPRESS, metavar=("NAME", "FOLDER"))
     parser.add_argument("--model", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -75,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name, folder = given.contender
         sys.stdout.write(json.dumps(CONTENDERS[name](Path(folder), given.model)) + "\n")
         return
-    size, runs = (QUICK, 1) if given.quick else (Size(), given.runs)
+    size, runs = QUICK if given.quick else Size(), given.runs
     with tempfile.TemporaryDirectory() as folder:
         found = measure(size, runs, Path(folder))
     lines = json.dumps(found) if given.json else "\n".join(f"{key}: {value}" for key, value in found.items())
@@ -164,13 +166,26 @@ def prepare(size: Size, folder: Path) -> None:
     data = Path(os.environ.get("TAMIS_REAL_DATA", "../shared/data")).resolve()
     base = Path(os.environ.get("TAMIS_REAL_MODELS", "../shared/models")).resolve() / "base-4m"
     (folder / "size.json").write_text(json.dumps({**dataclasses.asdict(size), "base": str(base)}), encoding="utf-8")
-    files = [str(data / "pool" / f"{name}.jsonl.gz") for name in SOURCES]
     work = tamis.workspace(folder / "pools", str(base), device="cpu", workers=1)
     for name, rows in (("pool", size.rows), ("warm", 16), ("wide", size.wide)):
-        sample = {"rows": -(-rows // len(files)), "seed": 7}
-        tamis.open_pool(files, work, out=folder / name, sample=sample)
+        tamis.open_pool(
+            _sampled(data / "pool", -(-rows // len(SOURCES)), folder / f"{name}-files"), work, out=folder / name
+        )
     for vocabulary in (32_000, 150_000):
         _random_llama(folder / f"llama-{vocabulary // 1000}k", base, vocabulary)
+
+
+def _sampled(data: Path, rows: int, folder: Path) -> list[str]:
+    """Files with some rows of every source, drawn by a seed."""
+    folder.mkdir()
+    files = []
+    for name in SOURCES:
+        with gzip.open(data / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+            lines = file.readlines()
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(random.Random(7).sample(lines, min(rows, len(lines)))), encoding="utf-8")
+        files.append(str(file))
+    return files
 
 
 def _random_llama(folder: Path, base: Path, vocabulary: int) -> None:

@@ -331,6 +331,14 @@ def test_statistics_from_tiles_are_those_of_the_whole_prediction(
     monkeypatch.setattr(predictions, "_compiled", lambda: compiled)
     monkeypatch.setattr(forward, "POSITIONS", 7)
     monkeypatch.setattr(forward, "TILE_BYTES", 4 * 7 * 100)  # tiles of 100 tokens
+    sizes: list[int] = []
+    for kind in (predictions._Looped, predictions._Torch):
+
+        def watched(self: Any, logits: Any, start: int, take: Any = kind.take) -> None:
+            sizes.append(4 * logits.numel())
+            take(self, logits, start)
+
+        monkeypatch.setattr(kind, "take", watched)
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=517, hidden_size=24, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0
@@ -347,6 +355,7 @@ def test_statistics_from_tiles_are_those_of_the_whole_prediction(
         losses = parts.losses(ids, hidden, rows, places)
     compare(found, logits, ids[rows, places])
     torch.testing.assert_close(losses, found.nll, rtol=1e-5, atol=1e-5)
+    assert len(sizes) > 50 and max(sizes) <= 4 * 7 * 100
 
 
 @pytest.mark.parametrize("compiled", [True, False])
