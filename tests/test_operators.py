@@ -244,7 +244,7 @@ def test_a_recipe_selects_by_an_operator_of_an_earlier_stage(tmp_path: Path) -> 
     file = tmp_path / "blended.yaml"
     file.write_text(
         f"pool: {{files: [{tmp_path}/rows.jsonl]}}\n"
-        "scores: {score: {blend: {columns: {meta.x: 1, meta.y: 1}}, deconfound: {column: meta.y, on: [meta.x]}}}\n"
+        "scores: {score: {blend: {columns: {meta.x: 2, meta.y: 1}}, deconfound: {column: meta.y, on: [meta.x]}}}\n"
         "subset: {select: top, by: blend.score, where: 'deconfound.raw < 0', budget: 3}\n",
         encoding="utf-8",
     )
