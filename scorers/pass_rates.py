@@ -71,7 +71,7 @@ class ThinkPruneTrain:
     Costello et al. 2025 (arXiv:2504.18116) sample answers to every training question with the current model, keep those
     that are verified, one a question, replace the data of the round before and train again from the base model. Columns
     `score` (0 or 1; `first: true` counts the first sample alone), `sample` (place of the one kept: the first right
-    one, or the shortest; no value where none is) and `distinct` (different right answers of the row). Writing the kept
+    one, or the shortest; -1 where none is) and `distinct` (different right answers of the row). Writing the kept
     answers as rows and going round are the loop, not this scorer. No published value.
     """
 
@@ -100,12 +100,11 @@ class ThinkPruneTrain:
             right = np.flatnonzero(signal["right"][offsets[row] : offsets[row + 1]])
             texts = samples.texts(int(row))
             found[0, row] = bool(len(right)) if not self.first else bool(len(right) and right[0] == 0)
-            found[1, row] = self._kept(right, texts) if found[0, row] else np.nan
+            found[1, row] = self._kept(right, texts) if found[0, row] else -1
             found[2, row] = len({" ".join(texts[place].split()) for place in right})
-        none = np.where(np.isnan(found[1]) & (reasons == 0), int(Reason.NOTHING_TO_CHECK), reasons).astype(np.uint8)
         return {
             "score": _column(found[0], "0 or 1", reasons),
-            "sample": _column(found[1], "place among the samples", none),
+            "sample": _column(found[1], "place among the samples", reasons),
             "distinct": _column(found[2], "answers", reasons),
         }
 

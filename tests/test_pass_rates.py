@@ -126,8 +126,8 @@ def test_think_prune_train_keeps_one_right_answer_a_question(tmp_path: Path) -> 
     view = world(tmp_path / "w", texts, ["1", "1", "1"])
     any_, first = (scored(ThinkPruneTrain(first=given), view, tmp_path) for given in (False, True))
     assert values(any_["score"]) == [1, 0, 1] and values(first["score"]) == [0, 0, 1]
-    assert values(any_["sample"]) == [1, None, 0] and values(any_["distinct"]) == [2, 0, 2]
-    assert values(scored(ThinkPruneTrain(keep="shortest"), view, tmp_path)["sample"]) == [2, None, 0]
+    assert values(any_["sample"]) == [1, -1, 0] and values(any_["distinct"]) == [2, 0, 2]
+    assert values(scored(ThinkPruneTrain(keep="shortest"), view, tmp_path)["sample"]) == [2, -1, 0]
 
 
 # golden_uncertainty_1.py, item 1: token probabilities of four samples, groups 0 0 1 2
