@@ -62,7 +62,7 @@ def fitted(scorer: Any, view: PoolView, folder: Path) -> list[Mapping[str, Colum
 
 
 def joined(parts: Sequence[Mapping[str, Column]], name: str) -> list[float]:
-    return np.concatenate([part[name].values for part in parts]).tolist()
+    return [float(value) for part in parts for value in part[name].values]
 
 
 # heuristics
@@ -401,7 +401,7 @@ def test_no_dirt_of_real_files_breaks_a_rule(real_data: Path, tmp_path: Path) ->
                 text = json.loads(line)["messages"][0]["content"]
                 rows.append(tiny.make_row(tiny.chat(text[:400], text), key=f"{file.name}-{place}", source=file.stem))
     have = measured(tmp_path, rows)
-    scorers = (
+    scorers: tuple[Any, ...] = (
         Gopher(),
         C4(),
         FineWeb(),
@@ -415,6 +415,6 @@ def test_no_dirt_of_real_files_breaks_a_rule(real_data: Path, tmp_path: Path) ->
         for column in scorer.score(have).values():
             assert (np.isfinite(column.values) == (column.reasons == 0)).all()
     view = PoolView(tiny.make_pool(tmp_path / "whole", rows), {"text": [have.folders["text"]]})
-    for number, scorer in enumerate((CotTrace(), DatasetComplexity())):
-        for column in fitted(scorer, view, tmp_path / f"fit-{number}")[0].values():
+    for number, whole in enumerate((CotTrace(), DatasetComplexity())):
+        for column in fitted(whole, view, tmp_path / f"fit-{number}")[0].values():
             assert (np.isfinite(column.values) == (column.reasons == 0)).all()

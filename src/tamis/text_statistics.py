@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tamis import refusals, repetition
@@ -159,7 +159,7 @@ def _repeated(parts: Sequence[str]) -> tuple[int, int]:
     return len(again), sum(map(len, again))
 
 
-def _as_c4(lines: Sequence[str]) -> Mapping[str, float]:
+def _as_c4(lines: Sequence[str]) -> Counts:
     """Lines that C4 keeps: terminal punctuation, three words at least, none beyond 1,000 characters, no policy."""
     kept = [line for line in lines if _kept_by_c4(line)]
     return {"c4_lines": len(kept), "c4_sentences": sum(max(1, len(_SENTENCE.findall(line))) for line in kept)}
