@@ -32,6 +32,10 @@ class SelectIt:
     The second softmax squashes s to at most 1.2788 (all mass on 5), with 0.2558 for all on 1 and 0 for none preferred;
     `softmax: once` leaves it out and reaches 5. High: good; the paper keeps the top 20 %. The shipped
     rewordings are our own (the released ones carry no licence); `prompts` takes others, the worst label first.
+
+    Measured with a model of 4M parameters on 148 of Alpaca's rows: Spearman 0.09 with GPT-4o-mini's ratings; AUC 0.68
+    (0.60 to 0.77) for ChatGPT's of 4.5 or more, where those rows are the short ones. So small a model gives no signal
+    that is not length: 88 % of its answer is no digit at all (`outside`).
     """
 
     level: Literal["token", "sentence", "model"] = "sentence"
