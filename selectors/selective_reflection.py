@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectiveReflection:
-    """Accepts a rewritten instruction where IFD rises, a rewritten answer where r-IFD falls (Li et al., 2024).
+    """Takes a rewritten instruction where IFD rises, a rewritten answer where r-IFD falls (2024).
 
-    Selective Reflection-Tuning (arXiv:2402.10110): a teacher rewrites instruction (Q*) and answer (A*); the rows of one
-    original share the field `sample`, and `variant` says which it is, by the names in `variants`: the original, Q*, A*
-    and both. Q* is accepted where its IFD is above the original's; then A* where its r-IFD is below that of the row
-    without it. What is left is kept where both ratios are below 1. A row without a `sample` stands alone: it is an
-    original that nobody rewrote. A variant that is missing or has no ratio is not accepted.
+    Selective Reflection-Tuning (Li et al., arXiv:2402.10110): a teacher rewrites instruction (Q*) and answer (A*). The
+    rows of one original share the field `sample`, and `variant` says which it is, by the names in `variants`: the
+    original, Q*, A* and both. Q* is accepted where its IFD is above the original's; then A* where its r-IFD is below
+    that of the row without it. What is left is kept where both ratios are below 1. A row without a `sample` stands
+    alone: it is an original that nobody rewrote. A variant that is missing or has no ratio is not accepted.
 
     `keep`: `accepted`, the row that the rules end at, which may be the original (the paper); `answers`, as released:
     only rows whose A* was accepted. The paper takes all rows that are left; within a budget the lowest r-IFD comes
