@@ -20,6 +20,9 @@ class ContextDependency:
     tokens of the largest attention mass of any head of one layer on the user's words (pass `attention`; `layer` as
     there), a row being its turn of the largest value (`turns`: or the mean of its turns, or the last). Above 0.5 the
     paper calls an answer dependent on its context. No published value; range [0, 1].
+
+    Of 100 solutions of GSM8K problems (base-4m) it tells right from wrong with an AUC of 0.61, 95 % interval 0.50 to
+    0.72: no signal of correctness, which it does not claim.
     """
 
     revision: ClassVar[int] = 1

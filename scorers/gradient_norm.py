@@ -25,6 +25,9 @@ class Grand:
     the token signal. `reduction`: a row is the `mean` of its tokens or their `sum`; exact, the norm of that loss. The
     paper keeps high values; with noisy data or at a high pruning rate the middle. A mean over many tokens has a smaller
     norm than one over few: compare rows of like length. No published value; range [0, inf).
+
+    Of 100 solutions of GSM8K problems (base-4m) the exact norm tells right from wrong with an AUC of 0.60, 95 %
+    interval 0.49 to 0.71, the proxy with 0.51: no signal of correctness.
     """
 
     revision: ClassVar[int] = 1
