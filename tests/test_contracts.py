@@ -414,7 +414,8 @@ def test_an_evaluation_gives_one_result_per_usable_row(world: World, name: str, 
 def test_a_shard_without_rows_of_use_is_no_fault(world: World, signals: dict[str, list[Path]], tmp_path: Path) -> None:
     only = [row for row in world.rows if row.kind == "prompt"]
     pool = tiny.make_pool(tmp_path / "prompts", only)
-    folders = world.signals(pool, tmp_path / "signals", without=["landmarks", "in-context"])  # they must see usable rows
+    sighted = ["landmarks", "in-context"]  # they must see usable rows
+    folders = world.signals(pool, tmp_path / "signals", without=sighted)
     have = ShardSignals(pool.shards[0], {name: parts[0] for name, parts in folders.items()})
     for name in SCORERS:
         scorer = world.component("scorers", name)
