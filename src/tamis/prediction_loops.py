@@ -26,14 +26,16 @@ _vectorised = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "nsz", "co
 STEP = 64  # columns whose maximum is compared at once with what is known
 
 
-@intrinsic
-def _as_float(typing: Any, bits: Any) -> Any:
+def _bits(typing: Any, bits: Any) -> Any:
     """Read the bits of an int32 as a float32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(float32))
 
     return float32(int32), generate
+
+
+_as_float: Any = intrinsic(_bits)
 
 
 @numba.njit(inline="always")
