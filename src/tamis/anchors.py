@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +118,7 @@ class Race:
             inside &= self._bound(won, asked, possible, looks) >= self.threshold
 
     def _bound(
-        self, won: NDArray[np.float64], asked: NDArray[np.float64], possible: NDArray[np.int64], looks: int
+        self, won: NDArray[Any], asked: NDArray[Any], possible: NDArray[np.int64], looks: int
     ) -> NDArray[np.float64]:
         """(rows,) what the share of wins can still come to."""
         import numpy as np
@@ -127,4 +127,5 @@ class Race:
         if self.stop == "certain":
             return most
         slack = np.sqrt(np.log(looks / self.delta) / (2 * np.maximum(asked, 1)))
-        return np.minimum(most, won / np.maximum(asked, 1) + slack)
+        likely: NDArray[np.float64] = np.minimum(most, won / np.maximum(asked, 1) + slack)
+        return likely
