@@ -50,10 +50,11 @@ class ContextDependency:
             starts = np.asarray(signal["turn_tokens_offsets"])
             rows = np.flatnonzero(np.diff(starts))
             first, last = starts[rows], starts[rows + 1] - 1
-            values[rows] = {
-                "max": lambda: np.maximum.reduceat(means, first),
-                "mean": lambda: np.add.reduceat(means, first) / (last - first + 1),
-                "last": lambda: means[last],
-            }[self.turns]()
+            if self.turns == "max":
+                values[rows] = np.maximum.reduceat(means, first)
+            elif self.turns == "mean":
+                values[rows] = np.add.reduceat(means, first) / (last - first + 1)
+            else:
+                values[rows] = means[last]
         values[reasons != 0] = np.nan
         return {"score": Column(values=values, unit="share of attention", reasons=reasons)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tamis.values import Column, Need, Reason
 
@@ -56,15 +56,15 @@ class Grand:
         return {"score": Column(values=values, unit="norm of gradient", reasons=reasons)}
 
 
-def _exact(signal: Mapping[str, NDArray[np.float64]], reduction: str) -> NDArray[np.float64]:
+def _exact(signal: Mapping[str, NDArray[Any]], reduction: str) -> NDArray[np.float64]:
     """(n,) mean over the columns of `norms`. A summed loss is its mean times the number of tokens."""
     import numpy as np
 
-    norms = np.asarray(signal["norms"], np.float64).mean(axis=1)
+    norms: NDArray[np.float64] = np.asarray(signal["norms"], np.float64).mean(axis=1)
     return norms * np.asarray(signal["count"]) if reduction == "sum" else norms
 
 
-def _proxy(signal: Mapping[str, NDArray[np.float64]], reduction: str) -> NDArray[np.float64]:
+def _proxy(signal: Mapping[str, NDArray[Any]], reduction: str) -> NDArray[np.float64]:
     """(n,) of ‖p - y‖ ‖h‖ over response tokens; ‖p - y‖² = Σp² - 2 p(y) + 1."""
     import numpy as np
 
@@ -74,6 +74,6 @@ def _proxy(signal: Mapping[str, NDArray[np.float64]], reduction: str) -> NDArray
     error = np.sqrt(np.maximum(np.asarray(signal["square"], np.float64) - 2 * gold + 1, 0))
     norms = np.where(response, error * np.asarray(signal["hidden_norm"], np.float64), 0)
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    sums = np.bincount(owner, norms, len(offsets) - 1)
+    sums: NDArray[np.float64] = np.bincount(owner, norms, len(offsets) - 1).astype(np.float64)
     counts = np.bincount(owner, response, len(offsets) - 1)
     return sums if reduction == "sum" else sums / np.maximum(counts, 1)

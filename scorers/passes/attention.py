@@ -73,7 +73,7 @@ class Attention:
         read = _Read.of(rows, rendered, self.model)
         good = np.flatnonzero(read.reason == 0)
         masses, heads = self._masses(read, good, on)
-        broken = [place for place in good if not np.isfinite(masses[place]).all()]
+        broken = [place for place in good.tolist() if not np.isfinite(masses[place]).all()]
         read.reason[broken] = Reason.NOT_FINITE
         nothing = np.zeros((0, heads), np.float16)
         kept = [masses[place] if read.reason[place] == 0 else nothing for place in range(len(rows))]

@@ -119,7 +119,7 @@ def _batch(rendered: Sequence[Rendered], forward: Forward, on: Machine) -> NDArr
     rows = np.repeat(np.arange(len(rendered)), [len(places) for places in scored])
     with torch.inference_mode():
         ids, real = (torch.from_numpy(array).to(on.device) for array in (padded, mask))
-        index = (torch.from_numpy(array).to(on.device) for array in (rows, np.concatenate(scored)))
-        found = forward.predictions(ids, forward.hidden(ids, real), *index, top=1)
+        row, at = (torch.from_numpy(array).to(on.device) for array in (rows, np.concatenate(scored)))
+        found = forward.predictions(ids, forward.hidden(ids, real), row, at, 1)
     each = (found.nll.cpu().numpy().astype(np.float64), (found.rank == 1).cpu().numpy().astype(np.float64))
     return np.stack([np.bincount(rows, one, len(rendered)) for one in each]) / np.bincount(rows)
