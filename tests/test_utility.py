@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import tiny
 from tamis import store, utility
+from tamis.asked import Asked
+from tamis.copying import Copies
 from tamis.errors import DataError, RecipeError
 from tamis.models import ModelRef, cached_model
-from tamis.pairing import Side, choose_pairs, short_keys
+from tamis.pairing import Side, choose_pairs, copying_pairs, copying_queries, shared_out, short_keys
 from tamis.pool import Pool
 from tamis.prompting import Layout, prompts_of
 from tamis.ragged import Ragged
@@ -227,6 +232,80 @@ def test_drawn_rows_are_keyed_by_row_and_seed_and_shared_by_all() -> None:
     moved = Side(one.places[order], one.vectors[order], one.draws[order])
     assert sorted(choose_pairs("sampled", 3, moved, moved).tolist()) == sorted(drawn.tolist())
     assert len(choose_pairs("sampled", 3, one, two)) == 36 and len(choose_pairs("all", 3, one, two)) == 60
+
+
+def asked_of(queries: list[list[int]], scored: list[list[int]], shown: list[list[int]]) -> Asked:
+    marks = [np.isin(np.arange(len(ids)), places) for ids, places in zip(queries, scored, strict=True)]
+    return Asked(
+        len(queries),
+        np.arange(len(queries)).astype(np.uint64),
+        np.zeros(len(queries), np.uint8),
+        Ragged.of([np.array(ids, np.int32) for ids in queries], np.int32),
+        Ragged.of(marks, np.bool_),
+        Ragged.of([np.array(ids, np.int32) for ids in shown], np.int32),
+        np.zeros(0, np.int32),
+    )
+
+
+def share_by_hand(asked: Asked, query: int, shown: int, others: list[int]) -> float:
+    """Weights ln(m / holders), a tenth for a token alone, of what of the response one demonstration holds."""
+
+    def held(by: int) -> set[Any]:
+        ids = asked.shown[by].tolist()
+        return {*ids, *itertools.pairwise(ids)}
+
+    ids = asked.queries[query].tolist()
+    wanted: list[Any] = []
+    for place in np.flatnonzero(asked.scored[query]).tolist():
+        wanted += [ids[place], (ids[place - 1], ids[place])]
+    total = mine = 0.0
+    for one in wanted:
+        holders = sum(one in held(other) for other in others)
+        weight = np.log(len(others) / holders) * (1 if isinstance(one, tuple) else 0.1) if holders else 0.0
+        total += weight
+        mine += weight * (one in held(shown))
+    return mine / total if total else 0.0
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_copies_are_counted_as_by_hand(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    rows = [draw.integers(0, 6, int(draw.integers(2, 9))).tolist() for _ in range(6)]
+    scored = [sorted({int(draw.integers(1, len(ids))) for _ in range(3)}) for ids in rows]
+    asked = asked_of(rows, scored, [[9, *ids] for ids in rows])
+    places = np.arange(6)
+    found = list(Copies.of(asked.shown, places).shares(asked.queries, asked.scored, places))
+    for query, shares in enumerate(found):
+        expected = [share_by_hand(asked, query, other, list(range(6))) for other in range(6)]
+        assert shares.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_response_is_paired_with_those_that_hold_it_and_short_ones_with_more() -> None:
+    rows = [[1, 2, 3], [1, 2, 3], [1, 7, 7, 7, 7, 7, 8, 8, 8, 9], [4, 5, 6], [1, 2, 9], [4, 5, 9]]
+    asked = asked_of(rows, [list(range(1, len(ids))) for ids in rows], rows)
+    every = np.arange(6)
+    pairs = copying_pairs(asked, every, every, 4)
+    assert len(pairs) == 24 and not (pairs[:, 0] == pairs[:, 1]).any()
+    best = {int(query): int(pairs[pairs[:, 0] == query, 1][0]) for query in every}
+    assert best[0] == 1 and best[1] == 0 and best[3] == 5
+    counts = np.bincount(pairs[:, 0])
+    assert counts[2] == counts.min() < counts[0]
+    assert len(copying_pairs(asked, every, every, 99)) == 30  # never more than there are
+    turned = copying_queries(asked, every[:3], every, 2)
+    assert np.bincount(turned[:, 0]).tolist() == [2] * 6 and set(turned[:, 1].tolist()) <= {0, 1, 2}
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=40), st.integers(1, 30), st.integers(1, 60))
+@settings(max_examples=60, deadline=None)
+def test_pairs_are_shared_out_in_full_and_none_gets_more_than_there_are(
+    scored: list[int], per_row: int, most: int
+) -> None:
+    counts = shared_out(per_row, np.array(scored), most)
+    assert counts.max() <= most and counts.min() >= (min(per_row, most) + 1) // 2
+    assert abs(int(counts.sum()) - min(per_row, most) * len(scored)) <= 1
+    order = np.argsort(scored, kind="stable")
+    assert (np.diff(counts[order]) <= 1).all()  # shorter responses get as many or more, but for rounding
 
 
 # real rows

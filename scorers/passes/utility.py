@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Stage = Literal["instruction", "task", "continual"]
 _POOLED = (("loss", "none"), ("pooled", True))
+_WHICH = {"copying": "pairs with most words in common", "neighbours": "nearest pairs", "sampled": "drawn pairs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +41,17 @@ class Utility:
 
     `stage`: `instruction` measures pool on pool; `task` also the rows of the target as queries behind rows of the pool
     (`target_as: demonstrations`: rows of the pool behind rows of the target, as the released code has it); `continual`
-    also rows of the pool behind the `existing` data. `candidates`: `neighbours` measures `per_row` demonstrations for
-    every query, its nearest by pooled hidden states (and, of the target's queries, the nearest `per_row` for every
-    demonstration); `sampled` draws `per_row` queries by `seed` and row key, and shows them every demonstration (of the
+    also rows of the pool behind the `existing` data. `candidates`: `copying` measures `per_row` demonstrations a query in
+    the mean, those that hold most of its response word for word, more where the response is short (see
+    `tamis.pairing.copying_pairs`; and, of the target's queries, `per_row` for every demonstration); `neighbours` the
+    nearest `per_row` by pooled hidden states; `sampled` draws `per_row` queries by `seed` and row key, and shows them every demonstration (of the
     other side's rows, as many are drawn); `all` measures every pair, n² of them. `layout`: see `tamis.prompting`.
 
     Time: a forward pass over every row as demonstration, and one over query tokens for every pair, whose attention sees
     the demonstration's kept keys and values; vocabulary logits for response tokens alone.
     """
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     unaligned: ClassVar[tuple[str, ...]] = ("target_key", "target_bare_distance", "target_bare_nll")
 
     model: ModelRef
@@ -57,7 +59,7 @@ class Utility:
     target: Pool | None = None
     existing: Pool | None = None
     target_as: Literal["queries", "demonstrations"] = "queries"
-    candidates: Candidates = "neighbours"
+    candidates: Candidates = "copying"
     per_row: int = 8
     layout: Layout = "chat"
     diagonal: bool = False
@@ -91,8 +93,8 @@ class Utility:
         """What a reader must know: which pairs are measured."""
         if self.candidates == "all":
             return ()
-        which = "nearest" if self.candidates == "neighbours" else "drawn"
-        return (f"approximation: utility is measured on {self.per_row} {which} pairs a row; other pairs count as 0",)
+        pairs = f"{self.per_row} {_WHICH[self.candidates]}"
+        return (f"approximation: utility is measured on {pairs} a row; other pairs count as 0",)
 
     def fit(self, view: PoolView, on: Machine, /) -> tuple[Arrays, dict[str, Any]]:
         """Every row once in token ids, and which pairs are measured.
@@ -105,29 +107,47 @@ class Utility:
         import numpy as np
 
         from tamis.asked import ask, lists
-        from tamis.pairing import choose_pairs
 
         other = self._other()
         asked, draws = ask(view.pool, other, self.model, self.layout, self.seed)
-        near = self.candidates == "neighbours"
-        choose = functools.partial(choose_pairs, self.candidates, self.per_row)
-        inside = asked.side(slice(0, asked.own), view.signal("tokens", "pooled") if near else None, draws)
-        pairs = choose(inside, inside)
-        pairs = pairs[:, ::-1] if near else pairs  # demonstration, query
+        pairs, met = self._chosen(asked, draws, view, other, on)
         if self.diagonal:
             own = np.unique(pairs[:, 1])
             pairs = np.concatenate([pairs, np.stack([own, own], 1)])
-        met = pairs[:0]
         bare: dict[str, NDArray[np.float32]] = {}
-        if other is not None:
-            vectors = self._embedded(other, on) if near else None
-            met = choose(inside, asked.side(slice(asked.own, None), vectors, draws))
-            if self._others_are_queries:
-                pairs, met = np.concatenate([pairs, met]), met[:0]
-                bare = self._bare(asked, np.arange(asked.own, len(asked.reason)), on)
+        if self._others_are_queries:
+            pairs, met = np.concatenate([pairs, met]), met[:0]
+            bare = self._bare(asked, np.arange(asked.own, len(asked.reason)), on)
         facts = {"pairs": len(pairs) + len(met)}
         packed = lists("asked", pairs, asked.keys, asked.own) | lists("met", met, asked.keys, asked.own)
         return asked.arrays() | packed | bare, facts
+
+    def _chosen(
+        self, asked: Asked, draws: NDArray[np.uint64], view: PoolView, other: Pool | None, on: Machine
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pairs (demonstration, query) of the pool, and pairs (row of the pool, row of the other side)."""
+        import numpy as np
+
+        from tamis.pairing import choose_pairs, copying_pairs, copying_queries
+
+        near = self.candidates == "neighbours"
+        inside = asked.side(slice(0, asked.own), view.signal("tokens", "pooled") if near else None, draws)
+        nothing = np.zeros((0, 2), np.int64)
+        if self.candidates == "copying":
+            pairs = copying_pairs(asked, inside.places, inside.places, self.per_row)[:, ::-1]
+            if other is None:
+                return pairs, nothing
+            theirs = asked.side(slice(asked.own, None), None, draws).places
+            if self._others_are_queries:
+                return pairs, copying_queries(asked, theirs, inside.places, self.per_row)
+            return pairs, copying_pairs(asked, inside.places, theirs, self.per_row)
+        choose = functools.partial(choose_pairs, self.candidates, self.per_row)
+        pairs = choose(inside, inside)
+        pairs = pairs[:, ::-1] if near else pairs
+        if other is None:
+            return pairs, nothing
+        vectors = self._embedded(other, on) if near else None
+        return pairs, choose(inside, asked.side(slice(asked.own, None), vectors, draws))
 
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
         """Arrays of one shard of n rows; distances in [0, 1] and nats, float32.
