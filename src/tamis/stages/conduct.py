@@ -196,7 +196,7 @@ class Conductor:
             settings["existing"] = self.existing
         if "pool" in names:
             settings["pool"] = self.pool
-        if "checkpoints" in names & settings.keys():
+        if "checkpoints" in names & stage.settings.keys():
             settings["checkpoints"] = self.outcomes[str(stage.settings["checkpoints"])[1:]].checkpoints
         return build("passes", stage.component, settings)
 
