@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 By = Literal["influence", "rds"]
 Duplicates = Literal["once", "keep"]
-POOLED = (("pooled", True),)
+POOLED = (("loss", "none"), ("pooled", True))
 _ROUND = 12  # digits of a share of mass, relative to the largest: sums do not depend on the order of rows beyond
 
 

@@ -341,7 +341,7 @@ def needs_of(recipe: Recipe) -> list[Need]:
             asked = needs_with(build("selectors", stage.component, stage.own), mixer, weighing)
             needs += [*asked, *_column_needs(stage, asked, known)]
     if any(need.key == "tokens" for need in needs):
-        needs.append(Need(kind="signal", name="tokens", settings=(("pooled", True),)))
+        needs.append(Need(kind="signal", name="tokens", settings=(("loss", "none"), ("pooled", True))))
     return needs
 
 
