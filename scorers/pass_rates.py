@@ -110,7 +110,8 @@ class ThinkPruneTrain:
 
     def _kept(self, right: NDArray[Any], texts: list[str]) -> int:
         if self.keep == "shortest" and not self.first:
-            return min(right.tolist(), key=lambda place: (len(texts[place]), place))
+            places: list[int] = right.tolist()
+            return min(places, key=lambda place: (len(texts[place]), place))
         return int(right[0])
 
 

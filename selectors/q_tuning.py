@@ -56,7 +56,8 @@ class QTuning:
 
         columns = [view.column(name) for name in (self.error, self.doubt)]
         values = [np.where(view.usable, column.values, np.nan) for column in columns]
-        found = plane(values[0], values[1], _share(view, budget, np.isfinite(values).all(axis=0)), self.steps)
+        known = np.isfinite(values[0]) & np.isfinite(values[1])
+        found = plane(values[0], values[1], _share(view, budget, known), self.steps)
         if not len(found.order):
             raise DataError(f"q-tuning: no usable row has a value of both {self.error} and {self.doubt}")
         apart = found.apart.astype(np.float32)

@@ -22,7 +22,7 @@ from tamis.checkpoints import Checkpoint
 from tamis.encoders import EncoderRef
 from tamis.models import ModelRef
 from tamis.pool import Pool
-from tamis.rating_prompts import RatingSet
+from tamis.rating_prompts import Of, Per, RatingSet
 from tamis.scorers.passes.tokens import Tokens
 from tamis.stages.train import rows_for
 from tamis.values import Machine, Row, Seeds
@@ -35,10 +35,11 @@ NUDGE = (
     "--data {subset} --model {model} --out {out} --seed {seed}"
 )
 # questions short enough for the tiny model's context; the second is asked of turns, the third of a generated answer
+ABOUT: tuple[tuple[Per, Of], ...] = (("row", "row"), ("turn", "row"), ("row", "generated"))
 ASKED = tuple(
     RatingSet(name="short", templates=("{instruction} {response}",) * 2, labels=("1", "2", "3"), per=per, of=of)
-    for per, of in (("row", "row"), ("turn", "row"), ("row", "generated"))
-)  # fmt: skip
+    for per, of in ABOUT
+)
 # `{model}`, `{checkpoints}` and `{target}` are filled in by the world
 CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("passes", "lengths"): {"model": "{model}"},

@@ -67,7 +67,7 @@ def test_the_users_tokens_are_the_contents_of_user_messages(template: str, tmp_p
             assert not len(mine)
             continue
         assert len(mine) == len(one.ids)
-        assert tokenizer.decode(one.ids[mine]).replace(" ", "") == "".join(said).replace(" ", "")
+        assert str(tokenizer.decode(one.ids[mine])).replace(" ", "") == "".join(said).replace(" ", "")
     cut = user_tokens(ROWS, dataclasses.replace(ref, max_tokens=9, truncation="left"))
     assert [len(mine) for mine in cut if mine is not None][:2] == [9, 9]
 
@@ -119,7 +119,7 @@ def test_mass_and_dependency_are_those_of_the_whole_models_matrices(
 
 
 def test_dependency_of_two_rows_by_hand() -> None:
-    signal = {  # a row of two turns and one of a single token, two heads
+    signal: Found = {  # a row of two turns and one of a single token, two heads
         "mass": np.array([[0.2, 0.6], [0.4, 0.2], [0.9, 0.1], [0.3, 0.1]], np.float16),
         "mass_offsets": np.array([0, 3, 4], np.int64),
         "turn_tokens": np.array([2, 1, 1], np.int32),

@@ -97,7 +97,8 @@ def test_every_sample_is_what_a_lone_draw_from_the_model_gives(
         prompt = generation_prompt((*asked(row), {"role": "assistant", "content": ""}), model)
         for number, text in enumerate(samples.texts(place)):
             ids, nll = written(prompt, model, stream(SAMPLING.seed, row.key, number))
-            assert text == tokenizer.decode(ids, skip_special_tokens=True).encode("utf-8", "replace").decode()
+            said = str(tokenizer.decode(ids, skip_special_tokens=True))
+            assert text == said.encode("utf-8", "replace").decode()
             assert samples.of("tokens", place)[number] == len(ids)
             assert samples.of("nll", place)[number] == pytest.approx(nll, rel=1e-4)
             closed = ids[-1] == tokenizer.eos_token_id

@@ -18,6 +18,7 @@ from tamis.sampling import Drawn, Sample, stream
 from tamis.scorers.pass_rates import Dart, PassRate, ThinkPruneTrain, Vps, wilson
 from tamis.scorers.passes.verdicts import Verdicts
 from tamis.scorers.sampling import (
+    Form,
     SampledEntropy,
     SemanticEntropy,
     VariationRatio,
@@ -139,8 +140,9 @@ MEAN = np.array([sum(map(math.log, one)) / len(one) for one in TOKENS])
 
 def test_golden_1_entropies_over_samples(tmp_path: Path) -> None:
     assert -TOTAL.mean() == pytest.approx(1.404713, abs=1e-6) and -MEAN.mean() == pytest.approx(0.863001, abs=1e-6)
-    for form, expected in (("rao", 0.788410), ("mc", 1.057940), ("kuhn", 5.788467), ("discrete", 1.039721)):
-        assert semantic(form, TOTAL, MEAN, GROUPS) == pytest.approx(expected, abs=1e-6), form  # type: ignore[arg-type]
+    golden: dict[Form, float] = {"rao": 0.788410, "mc": 1.057940, "kuhn": 5.788467, "discrete": 1.039721}
+    for form, expected in golden.items():
+        assert semantic(form, TOTAL, MEAN, GROUPS) == pytest.approx(expected, abs=1e-6), form
     texts = ["it is 4", "4", "5", "6"]
     row = [
         Sample(text, len(tokens), -total, 1) for text, tokens, total in zip(texts, TOKENS, TOTAL, strict=True)
@@ -158,8 +160,8 @@ def test_a_constant_shift_of_log_probabilities_leaves_rao_alone_and_order_nothin
     order = np.array([3, 1, 0, 2])
     moved = np.array([0, 1, 1, 2])
     for form in ("rao", "mc", "kuhn", "discrete"):
-        one = semantic(form, TOTAL[order], MEAN[order], moved)  # type: ignore[arg-type]
-        assert one == pytest.approx(semantic(form, TOTAL, MEAN, GROUPS)), form  # type: ignore[arg-type]
+        one = semantic(form, TOTAL[order], MEAN[order], moved)
+        assert one == pytest.approx(semantic(form, TOTAL, MEAN, GROUPS)), form
     assert grouped(["b", "a", "b"]).tolist() == [0, 1, 0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_settings_of_two_scorers_are_merged_and_contradictions_refused() -> None
         ({"confidence": 1.0}, "0.5"),
     ],
 )
-def test_settings_out_of_range_are_refused(wrong: dict[str, float], said: str) -> None:
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         dataclasses.replace(Sampling(), **wrong)
     with pytest.raises(RecipeError, match="http://"):

@@ -19,6 +19,7 @@ from tamis.catalogue import build
 from tamis.current import label_losses
 from tamis.errors import RecipeError, TrainError
 from tamis.models import ModelRef, open_model
+from tamis.protocols import Hook
 from tamis.quadrants import kept_tokens, plane
 from tamis.rendering import render_rows
 from tamis.trainers.dft import Dft
@@ -279,7 +280,7 @@ class Counts:
 def test_a_killed_run_with_hooks_that_weigh_prune_and_watch_goes_on_to_the_same_bits(
     base: ModelRef, rows: TrainingRows, tmp_path: Path
 ) -> None:
-    hooks = [IwSft(), QTuning(rows=0.6), Dft(), Counts()]
+    hooks: list[Hook] = [IwSft(), QTuning(rows=0.6), Dft(), Counts()]
     whole = LORA.train(base, rows, Seeds(), hooks, tmp_path / "whole", ON)[-1]
     with pytest.raises(Stop):
         LORA.train(base, rows, Seeds(), [*hooks, Breaks(5)], tmp_path / "broken", ON)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -132,10 +132,10 @@ class Hearing:
         import numpy as np
 
         rows, count = labels.row.cpu().numpy(), len(batch)
-        nll = np.bincount(rows, labels.nll.detach().double().cpu().numpy(), count)
+        nll: NDArray[Any] = np.bincount(rows, labels.nll.detach().double().cpu().numpy(), count)
         right = (labels.logits.detach().argmax(-1) == labels.target).cpu().numpy()
-        hits = np.bincount(rows[right], minlength=count)
-        self.seen.append((batch.numbers, nll, np.bincount(rows, minlength=count), hits))
+        seen, hits = (np.bincount(some, minlength=count).astype(np.int64) for some in (rows, rows[right]))
+        self.seen.append((batch.numbers, nll, seen, hits))
 
     def watch(self, step: int, epoch: int) -> None:
         """Show the rows of a step, in the order of their numbers, to the hooks that watch."""
@@ -154,8 +154,8 @@ class Hearing:
                         epoch=epoch,
                         numbers=numbers[order],
                         nll=nll[order],
-                        labels=labels[order].astype(np.int64),
-                        hits=hits[order].astype(np.int64),
+                        labels=labels[order],
+                        hits=hits[order],
                         record=record,
                     )
                 )
@@ -192,7 +192,7 @@ def _pruned(hook: Pruner, candidates: Candidates, batch: Batch) -> Batch:
     return left
 
 
-def acting(hooks: Sequence[Hook]) -> list[Mapping[str, Any]]:
+def acting(hooks: Sequence[Hook]) -> list[str]:
     """Identities of the hooks that change what is trained or kept, in their order."""
     from tamis import digests
 

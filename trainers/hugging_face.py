@@ -61,8 +61,8 @@ def check_weights(name: str, rows: TrainingRows | TrainingPairs) -> None:
 
     weights = rows.row_weights
     tokens = getattr(rows, "token_weights", None)
-    given = [] if tokens is None else np.unique(tokens[tokens > 0])
-    if len(given) > 1 or (weights is not None and (weights != weights[:1]).any()):
+    levels = 0 if tokens is None else len(np.unique(tokens[tokens > 0]))
+    if levels > 1 or (weights is not None and (weights != weights[:1]).any()):
         raise TrainError(
             f"{name} cannot weigh rows or tokens, though it masks tokens: train with lora or full, or select without "
             "weights"

@@ -54,9 +54,8 @@ class Client:
             futures = [threads.submit(self._one, client, row, wanted) for row, wanted in asks]
             try:
                 found = [future.result() for future in futures]
-            except BaseException:
+            finally:  # after a failure, or when stopped by hand, what still waits is not asked
                 threads.shutdown(wait=False, cancel_futures=True)
-                raise
         refused = [one for one in found if isinstance(one, str)]
         if len(refused) == len(found):
             raise ModelError(f"{self._name} refuses all {len(found)} requests; it says: {refused[0]}")

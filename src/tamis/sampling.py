@@ -123,7 +123,7 @@ def leads(first: int, second: int) -> float:
     (0.96875, 0.5)
     """
     tosses = first + second + 1
-    return sum(math.comb(tosses, heads) for heads in range(first + 1)) / 2**tosses
+    return sum(math.comb(tosses, heads) for heads in range(first + 1)) / (1 << tosses)
 
 
 def enough(answers: Sequence[str | None], confidence: float) -> bool:

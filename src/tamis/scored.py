@@ -135,11 +135,11 @@ class Run:
             return
         rows = np.repeat(some, [len(places) for places in chosen])
         into = np.concatenate([np.arange(self.offsets[place], self.offsets[place + 1]) for place in batch[some]])
-        index = (torch.from_numpy(array).to(ids.device) for array in (rows, np.concatenate(chosen)))
+        at, places = (torch.from_numpy(array).to(ids.device) for array in (rows, np.concatenate(chosen)))
         if not top:
-            self.nll[into] = self.forward.losses(ids, hidden, *index).cpu().numpy()
+            self.nll[into] = self.forward.losses(ids, hidden, at, places).cpu().numpy()
             return
-        found = self.forward.predictions(ids, hidden, *index, top)
+        found = self.forward.predictions(ids, hidden, at, places, top)
         self.nll[into], self.entropy[into] = found.nll.cpu().numpy(), found.entropy.cpu().numpy()
         for name, array in self.statistics.items():
             values = getattr(found, name).cpu().numpy()

@@ -31,7 +31,8 @@ def squared_norms(delta: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         products = (delta @ delta.transpose(1, 2)).mul_(seen @ seen.transpose(1, 2))
         return products.flatten(1).sum(1, dtype=torch.float64).clamp_(min=0)
     gradients = delta.transpose(1, 2) @ seen
-    return torch.linalg.vector_norm(gradients.flatten(1), dim=1).double().square_()
+    norms: torch.Tensor = torch.linalg.vector_norm(gradients.flatten(1), dim=1)
+    return norms.double().square_()
 
 
 def gradient_norms(

@@ -133,9 +133,8 @@ def read_subset(entry: Entry) -> Subset:
     """The subset of a store entry."""
     facts, arrays = entry.facts, load_arrays(entry.path)
     own = {name.removeprefix(TOKENS): arrays.pop(name) for name in list(arrays) if name.startswith(TOKENS)}
-    if own:
-        arrays["tokens"] = TokenWeights(**own)
-    return Subset(**arrays, unit=facts["unit"], notes=tuple(facts.get("notes", ())))
+    tokens = TokenWeights(**own) if own else None
+    return Subset(**arrays, tokens=tokens, unit=facts["unit"], notes=tuple(facts.get("notes", ())))
 
 
 def _pick(view: PoolView, selector: Selector, budget: Budget, mixer: Mixer | None, work: Workspace) -> Subset:
