@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 INTRODUCTION = {
     "passes": "A pass touches a model and makes a signal, which is kept. Scorers and selectors ask for passes "
-    "themselves; only `influence` is written into a recipe.",
+    "themselves; what reads checkpoints, a target or an encoder (`influence`, `recorded`, `sentence-embeddings` and "
+    "others) is written into a recipe.",
     "scorers": "A scorer turns signals into columns: `tamis score POOL --with NAME`. Its settings are given as "
     "`--set NAME.setting=value`.",
     "selectors": "A selector picks rows within a budget: `tamis select POOL --with NAME --set setting=value`.",
