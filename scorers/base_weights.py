@@ -24,7 +24,7 @@ class Dft:
 
     Dynamic fine-tuning weighs every token by its probability under the model *in training*: that is the hook `dft`.
     Here the probability is that of the model before training, so a token that training makes likely keeps its small
-    weight. No published value.
+    weight. Wu et al. 2025 (arXiv:2508.05629). No published value. Range [0, 1].
     """
 
     revision: ClassVar[int] = 1
@@ -56,7 +56,7 @@ class IwSft:
     exp(`temperature` · mean over response tokens of (log p - log p of the reference)), at most `clip`. In iw-SFT p is
     of the model *in training* and the reference the model before it: that is the hook `iw-sft`. Here both stay as they
     are: give a model that knows the task as `model` and the one before as `reference`. Rows without a value have weight
-    0. No published value.
+    0. Qin and Springenberg 2025 (arXiv:2507.12856). No published value of a row. Range [0, `clip`].
     """
 
     revision: ClassVar[int] = 1
@@ -96,10 +96,10 @@ class IwSft:
 class EntropyWeights:
     """Weighs rows by half of exp(-mean entropy) of their response tokens under the base model (SRFT).
 
-    SRFT (single-stage fine-tuning by imitation and reinforcement) gives its demonstrations the weight ½·exp(-H) with
+    SRFT (Fu et al. 2025, arXiv:2506.19767: one stage of imitation and reinforcement) gives its demonstrations the weight ½·exp(-H) with
     the entropy of the model in training; here H is that of the model before, in nats. The ½, from memory, balances two
     losses there and cancels here, where the loss is divided by the sum of the weights. Rows without a value have weight
-    0. No published value.
+    0. No published value. Range [0, 1/2].
     """
 
     revision: ClassVar[int] = 1

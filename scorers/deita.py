@@ -53,7 +53,8 @@ class DeitaQuality:
     """DEITA's quality of the response: expected digit from 1 to 6 of a judge (Liu et al., 2024).
 
     As `deita-complexity`, of the answer together with its instruction; the released judge is
-    hkust-nlp/deita-quality-scorer, another model: score with it in a run of its own. Range [1, 6].
+    hkust-nlp/deita-quality-scorer, another model: score with it in a run of its own. No published value per row. Range
+    [1, 6].
     """
 
     prompts: str | RatingSet = "deita-quality"
@@ -77,7 +78,8 @@ class Deita:
 
     Σ_t c_t · q_t, as published, favours long dialogues; `turns: mean` does not. Rows of one turn are ordered as by the
     product of `deita-quality` and `deita-complexity`. `complexity_by` and `quality_by`: the released judges are two
-    models; with `quality_by: reference` the run's reference is the second of them. Range [1, 36] a turn.
+    models; with `quality_by: reference` the run's reference is the second of them. No published value per row. Range
+    [1, 36] a turn.
     """
 
     complexity: str | RatingSet = "deita-complexity"

@@ -18,7 +18,8 @@ class Language:
     """Language of the answer: its probability, whether it is `wanted`, and whether the prompt is in the same.
 
     `least`: probability from which a language counts as found (0.65, as in FineWeb for its fastText model; Data-Juicer
-    has 0.8). Code and formulas have no language and get low probabilities. No published value.
+    has 0.8). Code and formulas have no language and get low probabilities. The model is that of langid.py (Lui and
+    Baldwin, 2012), by py3langid. No published value. Probabilities lie in [0, 1].
     """
 
     wanted: str = "en"

@@ -22,6 +22,7 @@ class PairPerplexity:
     """Perplexity of the chosen and of the rejected answer of a pair, given the prompt.
 
     exp of the mean negative log-likelihood per answer token, range [1, inf). Rows that are no pairs have no value.
+    As `perplexity`, by answer; no source of its own, and no published value.
     """
 
     revision: ClassVar[int] = 1
@@ -49,7 +50,8 @@ class PairPerplexity:
 class PairLength:
     """Length in tokens of the chosen and of the rejected answer of a pair, and their difference.
 
-    `difference` is chosen minus rejected: where it leans one way over a whole pool, preference tuning learns length.
+    `difference` is chosen minus rejected: where it leans one way over a whole pool, preference tuning learns length
+    (Singhal et al., 2023, arXiv:2310.03716). No published value.
     """
 
     revision: ClassVar[int] = 1

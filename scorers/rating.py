@@ -21,7 +21,8 @@ class Rating:
     `prompts`: a shipped set (yes-no, alpagasus, selectit, …) or one of your own: `{name: clarity, templates: ["…
     {instruction} … {response} …"], labels: ["1", "2", "3"]}`. A label counts its number, words count from 0, so that
     the score of yes-no is P(yes | yes or no). The mean over templates, and over `turns` for sets asked by turn. `by`:
-    the run's own model, or its judge. No published value. Range: the labels'.
+    the run's own model, or its judge. The readout of DEITA's judges (Liu et al., 2024, arXiv:2312.15685) for any
+    question. No published value. Range: the labels'.
     """
 
     prompts: str | RatingSet = "yes-no"

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class TokenShift:
     """Weighs response tokens by their rank under the base model: first, to the third, below.
 
-    The classes are those of "The Unlocking Spell on Base LLMs" (URIAL): rank 1 unshifted, 2 and 3 marginal, above
-    `last` shifted, stated from memory. The paper measures; it trains nothing, so the weights have no published value.
-    By default the tokens that the model would have written anyway are masked.
+    The classes are those of "The Unlocking Spell on Base LLMs" (URIAL, Lin et al. 2024, arXiv:2312.01552), stated from
+    memory: rank 1 unshifted, 2 and 3 marginal, above `last` shifted. The paper measures; it trains nothing, so the
+    weights have no published value. By default the tokens that the model would have written anyway are masked.
     """
 
     revision: ClassVar[int] = 1

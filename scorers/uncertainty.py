@@ -19,7 +19,8 @@ class Entropy:
 
     `response` is the mean over tokens, in [0, ln of the vocabulary], `max` the most uncertain token, `sum` grows with
     the length. `turns` says how several assistant turns become one number: `tokens`, over all their tokens (default),
-    or the `mean`, `last`, `max` or `sum` of what each turn has.
+    or the `mean`, `last`, `max` or `sum` of what each turn has. Shannon's entropy, as active learning has it (Settles,
+    2009); no published value.
     """
 
     turns: Turns = "tokens"

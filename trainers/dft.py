@@ -19,7 +19,8 @@ class Dft:
 
     The loss of a token is multiplied by that probability, which has no gradient and carries the dropout of the step;
     the sum is divided by the number of labels, as without the hook, so that gradients are smaller: unlikely tokens
-    count little. Not to be mistaken for discriminative fine-tuning, another DFT. No published value.
+    count little. Wu et al. 2025 (arXiv:2508.05629); not to be mistaken for discriminative fine-tuning, another DFT. No
+    published value.
     """
 
     revision: ClassVar[int] = 1

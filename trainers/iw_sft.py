@@ -25,7 +25,8 @@ class IwSft:
     before)), at most `clip`; `level: token` those of a token by p over p before, within `low` and `high`. Weights have
     no gradient. The model before training is measured once, before the first step, without dropout. The released code
     has a temperature of 2 in its function and 1 where that is called, which is used here; the sum is divided by the
-    number of labels, as without the hook. Weights above 1 amplify what was memorised: `clip` bounds that.
+    number of labels, as without the hook. Weights above 1 amplify what was memorised: `clip` bounds that. Qin and
+    Springenberg 2025 (arXiv:2507.12856).
     """
 
     revision: ClassVar[int] = 1
