@@ -96,10 +96,10 @@ class IwSft:
 class EntropyWeights:
     """Weighs rows by half of exp(-mean entropy) of their response tokens under the base model (SRFT).
 
-    SRFT (Fu et al. 2025, arXiv:2506.19767: one stage of imitation and reinforcement) gives its demonstrations the weight ½·exp(-H) with
-    the entropy of the model in training; here H is that of the model before, in nats. The ½, from memory, balances two
-    losses there and cancels here, where the loss is divided by the sum of the weights. Rows without a value have weight
-    0. No published value. Range [0, 1/2].
+    SRFT (Fu et al. 2025, arXiv:2506.19767: one stage of imitation and reinforcement) gives its demonstrations the
+    weight ½·exp(-H) with the entropy of the model in training; here H is that of the model before, in nats. The ½, from
+    memory, balances two losses there and cancels here, where the loss is divided by the sum of the weights. Rows
+    without a value have weight 0. No published value. Range [0, 1/2].
     """
 
     revision: ClassVar[int] = 1
