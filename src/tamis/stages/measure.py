@@ -12,7 +12,7 @@ from typing import Any
 
 from tamis import digests
 from tamis.catalogue import load
-from tamis.engine import map_jobs
+from tamis.engine import map_jobs, workers_kept
 from tamis.errors import RecipeError
 from tamis.models import ModelRef
 from tamis.pool import Pool, Shard
@@ -236,13 +236,20 @@ def measure_needs(
 
     Signals that a pass reads itself are measured before it.
     """
+    with workers_kept():
+        return _measured(pool, needs, work, given)
+
+
+def _measured(
+    pool: Pool, needs: Iterable[Need], work: Workspace, given: Mapping[str, Signal] | None
+) -> dict[str, Signal]:
     signals: dict[str, Signal] = dict(given or {})
     wanted = [Need(kind="signal", name="lengths"), *needs]
     ordered = sorted({need.key: need for need in wanted if need.kind == "signal"}.values(), key=lambda need: need.key)
     for need in ordered:
         if need.key not in signals:
             component = pass_for(need, work)
-            signals = measure_needs(pool, component.needs, work, signals) if component.needs else signals
+            signals = _measured(pool, component.needs, work, signals) if component.needs else signals
             signals[need.key] = measure(pool, need.key, component, work, signals)
     return signals
 
