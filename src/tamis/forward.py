@@ -6,6 +6,7 @@ to be read while they lie in its cache. What is kept of them stands in `tamis.pr
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
     from tamis.predictions import Predictions, Running
 
-TILE_BYTES, TILE_BYTES_GPU = 2**23, 2**28  # of float32 logits held at once
-POSITIONS, LEAST = 1024, 16  # of a tile, and where the head cannot be cut by tokens, at least
+TILE_BYTES, TILE_BYTES_GPU = 2**21, 2**28  # of float32 logits held at once
+POSITIONS, LEAST = 512, 16  # of a tile, and where the head cannot be cut by tokens, at least
 WHOLE_BYTES = 2**28  # logits of one call of a model that cannot be taken apart, or those of one sequence
 
 
@@ -125,14 +126,23 @@ class Forward:
         return type(head) is torch.nn.Linear and not head._forward_hooks and not head._forward_pre_hooks
 
     def _blocks(self, states: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-        """Logits of hidden states (p, d) by tiles of the vocabulary: first token, (p, tokens) float32."""
+        """Logits of hidden states (p, d) by tiles of the vocabulary: first token, (p, tokens) float32.
+
+        Where no gradient is taken a tile lies in the memory of the one before: read it before the next is asked for.
+        """
         import torch
 
         weight, bias = self.head.weight, self.head.bias
-        width = max(1, _tile(states) // (4 * len(states)))
+        width = min(len(weight), max(1, _tile(states) // (4 * len(states))))
+        room = None if torch.is_grad_enabled() else states.new_empty(len(states) * width)
         for start in range(0, len(weight), width):
-            part = slice(start, start + width)
-            made = torch.nn.functional.linear(states, weight[part], None if bias is None else bias[part])
+            part, shift = weight[start : start + width], None if bias is None else bias[start : start + width]
+            if room is None:
+                made = torch.nn.functional.linear(states, part, shift)
+            else:  # memory that the system hands out anew costs a third of the product
+                made = room[: len(states) * len(part)].view(len(states), len(part))
+                multiply = torch.mm if shift is None else functools.partial(torch.addmm, shift)
+                multiply(states, part.t(), out=made)
             yield start, self._adjusted(made.float())
 
     def _gold(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tamis.values import Machine
 
 
+CACHED = 1024  # tokens of a batch on a CPU, at most: what a layer makes of more falls out of its cache
+
+
 @dataclass(frozen=True)
 class Scored:
     """Ids (t,) int32 of one forward pass, and the positions (k,) int64, from 1 on, of the tokens that are scored."""
@@ -87,7 +90,8 @@ class Run:
         from tamis.batching import batches, with_halving
 
         lengths = np.array([len(one.ids) for one in self.sequences], np.int64)
-        for batch in batches(lengths, self.on.tokens_per_batch):
+        most = self.on.tokens_per_batch if self.on.device != "cpu" else min(self.on.tokens_per_batch, CACHED)
+        for batch in batches(lengths, most):
             for _ in with_halving(self._batch, batch):
                 pass
         return self
