@@ -31,7 +31,7 @@ class Reversed:
     """
 
     model: ModelRef
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     @property
     def needs(self) -> frozenset[Need]:

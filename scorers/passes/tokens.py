@@ -34,7 +34,7 @@ MOST = 64  # of the most probable tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """Losses, entropies and ranks of tokens, given the prompt and alone, and pooled hidden states, in one pass.
+    """Losses, entropies and ranks of tokens, in one or two views, and pooled states, in one pass.
 
     `loss`: which tokens are scored: none, those of the response, or all. `alone`: score those of the response in the
     second view too. `top`: how many of the most probable tokens are kept at every place. `pooled`: keep one vector per
@@ -49,7 +49,7 @@ class Tokens:
     pooled: bool = False
     pooled_mean: bool = False
     pooled_last: bool = False
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     unaligned: ClassVar[tuple[str, ...]] = (
         *("nll", "entropy", "square", "rank", "hidden_norm", "top_logprob", "top_id", "turn", "alone_nll"),
     )
