@@ -48,6 +48,14 @@ log = logging.getLogger("scorer_quality")
 DRAWS = 400
 MOST, DEAR_MOST = 1500, 200
 CHEAP = frozenset({"hashes", "language", "lengths", "text", "tokens", "reversed", "ratings"})
+LEFT_OUT = {
+    "rating": "any question of one's own; its shipped ones are selectit, deita and alpagasus",
+    "blend": "an operator over columns named by the user",
+    "deconfound": "an operator over a column named by the user",
+    "massive-sft": "of groups, not of rows",
+    "dataset-complexity": "of groups, not of rows",
+    "uit-denoising": "compares versions of one row, which none of these rows has",
+}
 VIEWS = {
     "cascades": "average",
     "entropy": "response",
@@ -148,8 +156,10 @@ def measure(
 
 def _scorers(pool: Any, truth: Truth, which: str, work: Any) -> tuple[list[str], dict[str, str]]:
     """Scorers that can be run on these rows and have the cost asked for."""
-    names, left = [], {}
+    names, left = [], dict(LEFT_OUT)
     for name in SCORERS:
+        if name in left:
+            continue
         try:
             build("scorers", name, truth.settings.get(name, {}))
             needs = asked(pool, {name: dict(truth.settings.get(name, {}))}, work)[-1]
@@ -221,7 +231,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def _cell(one: Mapping[str, Any]) -> str:
     if one["estimate"] is None:
-        return f"– ({one['n']})"
+        return f"none ({one['n']})"
     low, high = one["interval"]
     text = f"{one['estimate']:.2f} [{low:.2f}, {high:.2f}]"
     return f"**{text}** ({one['n']})" if one["signal"] else f"{text} ({one['n']})"

@@ -19,7 +19,7 @@ HIGHEST = 5
 
 @dataclass(frozen=True, kw_only=True)
 class AlpaGasus:
-    """AlpaGasus: accuracy of the response on a scale from 0 to 5, from a column or a judge (Chen et al., 2024).
+    """AlpaGasus: accuracy of the response from 0 to 5, from a column or a judge (Chen et al., 2024).
 
     arXiv:2307.08701 keeps rows rated 4.5 or more by ChatGPT (9,229 of Alpaca's 52,002). `column`: a rating that came
     with the data (`meta.rating`) or a column of ratings; below 0 (the released code writes -1 where it could not read

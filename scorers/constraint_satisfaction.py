@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ConstraintSatisfaction:
-    """Share of a prompt's checkable constraints that the answer keeps (ACT: From Instructions to Constraints, 2024).
+    """Share of a prompt's checkable constraints that the answer keeps (ACT, 2024; IFEval).
 
     Constraints are found in the prompt by patterns (`tamis.constraints`): numbers of words, sentences, paragraphs and
     bullets, words that must or must not occur, beginnings and ends, case, JSON, language. Our form, after IFEval; the

@@ -31,10 +31,11 @@ _THOUGHT = re.compile(r"</(?:think|thought|reasoning)>", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class CotTrace:
-    """Faults of a reasoning trace, each a column (after "Are Reasoning Models More Prone to Hallucination?", 2025).
+    """Faults of a reasoning trace: repeated steps, another answer than given, hesitation, length.
 
-    `repeated`: share of steps (lines, sentences) that stood there before. `contradiction`: 1 where the answer given is
-    not the one that the reasoning came to: inside its thinking tags, in an earlier "the answer is", or behind its last
+    After "Are Reasoning Models More Prone to Hallucination?" (2025). `repeated`: share of steps (lines, sentences) that
+    stood there before. `contradiction`: 1 where the answer given is not
+    the one that the reasoning came to: inside its thinking tags, in an earlier "the answer is", or behind its last
     equals sign. `hesitation`: "wait", "maybe" and the like per 100 words. `length_residual`: log words of the
     response beyond what the prompt's length foretells over the pool (least squares). Our forms; no published value.
 

@@ -29,7 +29,7 @@ _BLOCK = 500
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetComplexity:
-    """How rich each source is: compressed size, distinct n-grams, overlap of prompt and answer, spread of lengths.
+    """How rich a source is: compressed size, distinct n-grams, overlap with the prompt, length spread.
 
     LoRA Land (Zhao et al. 2024) relates such measures of a data set to whether tuning on it pays. Every row has those
     of its group (`by`: source, kind, file or meta.NAME), so that filters and mixers can go by them. `compression`:

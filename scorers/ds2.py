@@ -24,7 +24,7 @@ _FITTED = ("label", "corrected", "error", "long-tail")
 
 @dataclass(frozen=True, kw_only=True)
 class Ds2:
-    """DS2: ratings corrected by what near rows are rated, and a score for the long tail (Pang et al., ICLR 2025).
+    """DS2: ratings corrected by those of near rows, and a long-tail score (Pang et al., ICLR 2025).
 
     arXiv:2410.10877. `rating`: a column of ratings, such as `meta.rating`. With `scale: ten` they are compressed as
     published (at most 4 -> 0, 5 -> 1, …, 9 and 10 -> 5), else rounded (a half goes up). The transition matrix T and

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorPropagation:
-    """Errors in worked steps, static and dynamic (after Havrilla and Iyer 2024, on noise in chains of thought).
+    """Errors in worked steps, static and dynamic (after Havrilla and Iyer 2024).
 
     Steps `expression = value` are read in order by a parser of our own (`tamis.arithmetic`; nothing is ever executed).
     A step is wrong where its value is not what the expression gives; *static* where no later step uses the value, and

@@ -113,7 +113,7 @@ class Gopher:
 
 @dataclass(frozen=True, kw_only=True)
 class C4:
-    """C4's rules (Raffel et al. 2020) as columns: lines kept, sentences in them, placeholders, curly brackets.
+    """C4's rules (Raffel et al. 2020) as columns: lines kept, sentences, placeholders, curly brackets.
 
     C4 drops lines without terminal punctuation, of fewer than three words, with a word beyond 1,000 characters, or
     that speak of cookies, terms of use or javascript; then texts with fewer than five sentences left, with "lorem
@@ -146,7 +146,7 @@ class C4:
 
 @dataclass(frozen=True, kw_only=True)
 class FineWeb:
-    """FineWeb's own rules (Penedo et al. 2024) as columns: line ends, short and repeated lines, line breaks.
+    """FineWeb's own rules (Penedo et al. 2024) as columns: line ends, short and repeated lines, breaks.
 
     Drops texts of which fewer than 12 % of the lines end in punctuation, more than 67 % are at most 30 characters long,
     more than 1 % of the characters stand in repeated lines, or that have more than 0.3 line breaks a word. Made for web

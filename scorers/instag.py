@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class InsTag:
-    """InsTag (Lu et al. 2024) from a field of tags: complexity = tags of a row, coverage = tags that it adds.
+    """InsTag (Lu et al. 2024) from a field of tags: complexity = tags of a row, coverage = new tags.
 
     `tags` names the field (`meta.NAME`, a list or words with commas between); no tagger is run. The paper's selection,
     complexity first and diverse, takes rows with most tags first and in one pass only such as bring a tag that the pass

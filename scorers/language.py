@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Language:
-    """Language of the answer: its probability, whether it is `wanted`, and whether the prompt is in the same.
+    """Language of the answer: its probability, whether it is `wanted`, whether the prompt's is the same.
 
     `least`: probability from which a language counts as found (0.65, as in FineWeb for its fastText model; Data-Juicer
     has 0.8). Code and formulas have no language and get low probabilities. The model is that of langid.py (Lui and

@@ -33,7 +33,7 @@ _UNITS = {"十": 10, "百": 100, "千": 1000}
 
 @dataclass(frozen=True, kw_only=True)
 class LongOutput:
-    """Length score of Minimum Tuning to Unlock Long Output (Quan et al. 2024): how near an answer is to its length.
+    """Length score of Minimum Tuning to Unlock Long Output: how near an answer is to the length asked.
 
     SL = 100 max(0, 1 - (y / x - 1) / 3) where the answer of y words is longer than the x asked for, and
     100 max(0, 1 - (x / y - 1) / 2) where it is shorter. Prompts with exactly one required length count ("800 words",

@@ -20,7 +20,7 @@ ONE = Sampling(samples=1)
 
 @dataclass(frozen=True, kw_only=True)
 class ModsNecessity:
-    """MoDS necessity: the rating of the model's own answer to the row's prompt, low where it needs the row.
+    """MoDS necessity: the rating of the model's own answer to the prompt, low where it needs the row.
 
     Du et al. 2023, arXiv:2311.15653: a row is necessary where a reward model puts the answer that the model generates
     below 0. Here a judge answers a question about the first answer that the pass `generations` drew (the greedy one

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Rating:
-    """Rating: the expected answer to a question about the row, read off digits or words, with no generation.
+    """Rating: the expected answer to a question about the row, read off digits, without generation.
 
     `prompts`: a shipped set (yes-no, alpagasus, selectit, …) or one of your own: `{name: clarity, templates: ["…
     {instruction} … {response} …"], labels: ["1", "2", "3"]}`. A label counts its number, words count from 0, so that

@@ -27,7 +27,7 @@ ONE = Sampling(samples=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Ratings:
-    """Next-token probabilities of digits or words as answers to questions about a row; nothing is generated.
+    """Next-token probabilities of digits or words that answer questions about a row; no generation.
 
     `sets`: names of shipped prompts (selectit, alpagasus, yes-no, deita-complexity, deita-quality and these two with
     -chat; with `+generated` they are asked about the answer that the pass `generations` drew), or sets of your own. The

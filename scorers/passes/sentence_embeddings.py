@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceEmbeddings:
-    """Embeddings by any sentence-transformers model, read wherever pooled hidden states are (extra `embed`).
+    """Embeddings by any sentence-transformers model, read where hidden states are (extra `embed`).
 
     Makes the signal `tokens` with nothing in it but `pooled`: a stage that names it by `from` takes these vectors, be
     it a selector that covers or filters by likeness, or the scorer ds2. `encoder`: `{name: …}`, a folder or a name on
