@@ -70,13 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", help="some of the truths")
     parser.add_argument("--quick", action="store_true", help="90 rows of each truth, 20 for dear scorers")
+    parser.add_argument("--rows", type=int, default=MOST, help="of each truth at most; dear scorers see 2 in 15")
     parser.add_argument("--json", action="store_true", help="one object on standard output instead of the table")
     parser.add_argument("--out", type=Path, help="folder for scorer_quality.md and scorer_quality.json as well")
     parser.add_argument("--workspace", type=Path, default=Path(".tamis-scorer-quality"))
     given = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(1)
-    most, dear = (90, 20) if given.quick else (MOST, DEAR_MOST)
+    most, dear = (90, 20) if given.quick else (given.rows, round(given.rows * DEAR_MOST / MOST))
     found: dict[str, Any] = {"truths": {}, "figures": [], "left_out": {}, "torch": torch.__version__}
     found |= {"machine": platform.machine(), "date": time.strftime("%F")}
     started = time.time()
@@ -136,7 +137,7 @@ def measure(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Figures of the scorers named, or of those of one cost, and why others were left out."""
     place = workspace / truth.name.replace(" ", "-")
-    work = tamis.workspace(place / "work", model, max_tokens=512, device="cpu", workers=2)
+    work = tamis.workspace(place / "work", model, max_tokens=384, device="cpu", workers=2)
     file = place / f"{which if isinstance(which, str) else 'some'}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in truth.rows), encoding="utf-8")
