@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 INTRODUCTION = {
     "passes": "A pass touches a model and makes a signal, which is kept. Scorers and selectors ask for passes "
-    "themselves; only `influence` is written into a recipe.",
+    "themselves; what reads checkpoints, a target or an encoder (`influence`, `recorded`, `sentence-embeddings` and "
+    "others) is written into a recipe.",
     "scorers": "A scorer turns signals into columns: `tamis score POOL --with NAME`. Its settings are given as "
     "`--set NAME.setting=value`.",
     "selectors": "A selector picks rows within a budget: `tamis select POOL --with NAME --set setting=value`.",
+    "weighers": "A weigher gives rows, or their response tokens, weights for training: `--weigh NAME` of `select`.",
     "mixers": "A mixer shares a budget among groups: `tamis mix POOL --with NAME`, or `--mix NAME` of `select`.",
     "trainers": "A trainer fine-tunes a model on a subset: `tamis train SUBSET --with NAME --set setting=value`.",
     "hooks": "A hook sees the steps of a training, and may choose the rows of each: `hooks: {NAME: {…}}` of a `train` "

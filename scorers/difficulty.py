@@ -1,4 +1,4 @@
-"""Difficulty: how much the instruction helps the model with the answer."""
+"""Difficulty: how much the instruction helps the model with the answer, and the answer with the instruction."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tamis.values import Column, Need, Reason
+from tamis.reductions import columns
+from tamis.values import Need, Reason
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tamis.values import Column
     from tamis.views import ShardSignals
 
 
@@ -31,8 +36,9 @@ class Ifd:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """The token signal over response tokens."""
-        return frozenset({Need(kind="signal", name="tokens", settings=(("loss", "response"),))})
+        """The token signal over response tokens, given the prompt and alone."""
+        settings = (("loss", "response"), ("alone", True))
+        return frozenset({Need(kind="signal", name="tokens", settings=settings)})
 
     def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
         """Columns `loss`, `ppl` and `score`, ratios. NaN where no token is scored in both views, and for plain text."""
@@ -45,13 +51,50 @@ class Ifd:
         if unpaired.any():
             kinds = np.array(have.shard.table(["kind"]).column("kind").to_pylist(), dtype=np.str_)
             reasons[unpaired] = np.where(kinds[unpaired] == "text", Reason.WRONG_KIND, Reason.TOO_SHORT)
-        given, alone = (signal[name] / np.maximum(count, 1) for name in ("ifd_response_sum", "alone_nll_sum"))
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            ratios = {"loss": given / alone, "ppl": np.exp(given - alone)}
-        columns = {}
-        for view, ratio in (*ratios.items(), ("score", ratios[self.form])):
-            values, why = ratio.astype(np.float32), reasons.copy()
-            why[(why == Reason.NONE) & ~np.isfinite(values)] = Reason.NOT_FINITE
-            values[why != Reason.NONE] = np.nan
-            columns[view] = Column(values=values, unit="ratio", reasons=why)
-        return columns
+        return _ratios(signal["ifd_response_sum"], signal["alone_nll_sum"], count, reasons, self.form)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReversedIfd:
+    """r-IFD: loss of the instruction given the answer over its loss alone; low where the answer fits.
+
+    Selective Reflection-Tuning (Li et al., 2024, arXiv:2402.10110): `ppl` = exp(L(x|y') - L(x)), the ratio of
+    perplexities, where y' asks the model to guess the instruction of an answer; `loss` = L(x|y') / L(x). `score` is the
+    one that `form` names; paper and code take the perplexities. Both losses are means over the same tokens, those of
+    the first instruction; the words around its answer are our own, after those of the paper. No value is published per
+    row. Low is good, at least below 1: above it the answer does not tell of the instruction. Range (0, inf).
+    """
+
+    form: Literal["ppl", "loss"] = "ppl"
+    revision: ClassVar[int] = 1
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The reversed signal."""
+        return frozenset({Need(kind="signal", name="reversed")})
+
+    def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
+        """Columns `loss`, `ppl` and `score`, ratios. NaN where a row has no instruction or no answer."""
+        import numpy as np
+
+        signal = have["reversed"]
+        count = np.asarray(signal["instruction_count"])
+        reasons = np.asarray(signal["reason"]).copy()
+        reasons[(count == 0) & (reasons == Reason.NONE)] = Reason.TOO_SHORT
+        return _ratios(signal["reversed_nll_sum"], signal["instruction_nll_sum"], count, reasons, self.form)
+
+
+def _ratios(
+    given: NDArray[np.float64],
+    alone: NDArray[np.float64],
+    count: NDArray[np.int64],
+    reasons: NDArray[np.uint8],
+    form: str,
+) -> dict[str, Column]:
+    """Ratio of mean losses and of perplexities of the same tokens, given something and alone, and the one chosen."""
+    import numpy as np
+
+    means = [np.asarray(total) / np.maximum(count, 1) for total in (given, alone)]
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        ratios = {"loss": means[0] / means[1], "ppl": np.exp(means[0] - means[1])}
+    return columns({**ratios, "score": ratios[form]}, reasons, "ratio")

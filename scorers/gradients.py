@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientSimilarity:
-    """Influence of every row on each target task; in LESS the cosine of its Adam direction."""
+    """Influence of every row on each target task; in LESS the cosine of its Adam direction.
+
+    Xia et al. 2024 (LESS, arXiv:2402.04333), by the pass `influence`, whose profile says which formula. No published
+    value per row. Range: [-1, 1] for cosines, any number for inner products.
+    """
 
     revision: ClassVar[int] = 1
 

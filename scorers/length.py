@@ -24,7 +24,8 @@ class Length:
     """Length in tokens (whole row, response), characters and words.
 
     Tokens are those of the model's template after truncation. NaN with "the chat template refuses the row" where there
-    are no tokens; `response` is NaN with the reason where nothing can be trained on.
+    are no tokens; `response` is NaN with the reason where nothing can be trained on. Counts of our own: no source, and
+    no published value. Range [0, inf).
     """
 
     revision: ClassVar[int] = 1

@@ -20,7 +20,8 @@ class Perplexity:
 
     `response`: tokens that are trained on, given everything before them. `prompt`: every other token that has a
     predecessor, the template's own included. `whole`: both. Used to filter by Marion et al. 2023 (arXiv:2309.04564)
-    and others; which end is good depends on the data, so this only measures. Range [1, inf).
+    and others; which end is good depends on the data, so this only measures. No published value per row.
+    Range [1, inf).
     """
 
     views: tuple[View, ...] = ("prompt", "response", "whole")

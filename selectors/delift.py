@@ -72,7 +72,7 @@ class Delift:
         settings = (("stage", self.stage), ("target_as", "demonstrations" if saturating else "queries"))
         needs = {Need(kind="signal", name="utility", settings=settings), *_lengths(self.stage)}
         if self.surrogate:
-            needs.add(Need(kind="signal", name="tokens", settings=(("pooled", True),)))
+            needs.add(Need(kind="signal", name="tokens", settings=(("loss", "none"), ("pooled", True))))
         return frozenset(needs)
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:

@@ -47,7 +47,7 @@ class RdsPlus:
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of pool and target, and the lengths of rows."""
-        pooled = (("pooled", True),)
+        pooled = (("loss", "none"), ("pooled", True))
         return frozenset(
             {
                 Need(kind="signal", name="tokens", settings=pooled),

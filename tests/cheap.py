@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,14 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 import synthetic
 import tiny
+import tiny_encoder
 from tamis import catalogue, store
 from tamis.checkpoints import Checkpoint
+from tamis.encoders import EncoderRef
 from tamis.models import ModelRef
 from tamis.pool import Pool
+from tamis.rating_prompts import Of, Per, RatingSet
+from tamis.scorers.passes.tokens import Tokens
 from tamis.stages.train import rows_for
 from tamis.values import Machine, Row, Seeds
 from tamis.views import PoolView, ShardSignals
@@ -28,24 +34,94 @@ NUDGE = (
     f"{shlex.quote(sys.executable)} {shlex.quote(str(Path(__file__).with_name('outside_trainer.py')))} --do nudge "
     "--data {subset} --model {model} --out {out} --seed {seed}"
 )
+# questions short enough for the tiny model's context; the second is asked of turns, the third of a generated answer
+ABOUT: tuple[tuple[Per, Of], ...] = (("row", "row"), ("turn", "row"), ("row", "generated"))
+ASKED = tuple(
+    RatingSet(name="short", templates=("{instruction} {response}",) * 2, labels=("1", "2", "3"), per=per, of=of)
+    for per, of in ABOUT
+)
 # `{model}`, `{checkpoints}` and `{target}` are filled in by the world
 CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("passes", "lengths"): {"model": "{model}"},
-    ("passes", "tokens"): {"model": "{model}", "loss": "all", "pooled": True},
+    ("passes", "hashes"): {"permutations": 8, "ngrams": [3]},
+    ("passes", "language"): {},
+    ("passes", "text"): {},
+    ("passes", "tokens"): {"model": "{model}", "loss": "all", "alone": True, "pooled": True},
     ("passes", "influence"): {"checkpoints": "{checkpoints}", "target": "{target}"},
+    ("passes", "attention"): {"model": "{model}"},
+    ("passes", "gradient-norms"): {"model": "{model}"},
+    ("passes", "in-context"): {"model": "{model}", "anchors": "drawn", "count": 4},
+    ("passes", "recorded"): {"checkpoints": "{recorded}"},
     ("passes", "pairs"): {"model": "{model}"},
+    ("passes", "reversed"): {"model": "{model}"},
+    ("passes", "generations"): {"model": "{model}", "sampling": {"samples": 2, "max_tokens": 4, "greedy": True}},
+    ("passes", "verdicts"): {"verify": {"by": "exact"}},
+    ("passes", "ratings"): {"model": "{model}", "sets": ASKED},
+    ("passes", "sentence-embeddings"): {"encoder": "{encoder}"},
     ("passes", "landmarks"): {},
     ("passes", "utility"): {"model": "{model}", "per_row": 2},
     ("passes", "trajectories"): {"checkpoints": "{checkpoints}", "start": True},
     ("passes", "gradients"): {"checkpoints": "{checkpoints}", "dim": 64},
     ("passes", "gradient-query"): {"checkpoints": "{checkpoints}", "target": "{target}"},
+    ("scorers", "blend"): {"columns": {"meta.rating": 1.0}, "normalise": "z", "per": "source"},
+    ("scorers", "c4"): {},
+    ("scorers", "cascades"): {"quantiles": [0.5, 0.8, 1.0]},
+    ("scorers", "cge"): {},
+    ("scorers", "dart"): {},
+    ("scorers", "deconfound"): {"column": "meta.rating", "on": ["source", "kind"], "folds": 3},
+    ("scorers", "el2n"): {},
+    ("scorers", "fineweb"): {},
+    ("scorers", "gopher"): {},
+    ("scorers", "concept-label"): {"concepts": "source", "label": "kind", "least": 1},
+    ("scorers", "constraint-satisfaction"): {},
+    ("scorers", "cot-trace"): {},
+    ("scorers", "dataset-complexity"): {},
+    ("scorers", "error-propagation"): {},
+    ("scorers", "instag"): {"tags": "source"},
+    ("scorers", "language"): {},
+    ("scorers", "least-confidence"): {},
+    ("scorers", "linguistic-confidence"): {},
+    ("scorers", "long-output"): {},
+    ("scorers", "look-before-you-leap"): {},
+    ("scorers", "margin"): {},
+    ("scorers", "massive-sft"): {},
+    ("scorers", "predictive-entropy"): {},
+    ("scorers", "r-ifd"): {},
+    ("scorers", "refusal"): {},
+    ("scorers", "alpagasus"): {"prompts": ASKED[0]},
+    ("scorers", "deita"): {"complexity": ASKED[1], "quality": ASKED[1]},
+    ("scorers", "deita-complexity"): {"prompts": ASKED[1]},
+    ("scorers", "deita-quality"): {"prompts": ASKED[1]},
+    ("scorers", "ds2"): {"rating": "meta.rating"},
+    ("scorers", "mods-necessity"): {"prompts": ASKED[0]},
+    ("scorers", "rating"): {"prompts": ASKED[1], "turns": "last"},
+    ("scorers", "selectit"): {"prompts": ASKED[0]},
     ("scorers", "entropy"): {},
     ("scorers", "gradient-similarity"): {},
     ("scorers", "ifd"): {},
     ("scorers", "length"): {},
+    ("scorers", "context-dependency"): {},
+    ("scorers", "forgetting"): {"by": "loss", "threshold": 9.0},
+    ("scorers", "grand"): {},
+    ("scorers", "nuggets"): {},
+    ("scorers", "pair-margin"): {},
+    ("scorers", "pair-uncertainty"): {},
     ("scorers", "pair-length"): {},
     ("scorers", "pair-perplexity"): {},
+    ("scorers", "pass-rate"): {},
     ("scorers", "perplexity"): {},
+    ("scorers", "sampled-entropy"): {},
+    ("scorers", "semantic-entropy"): {"forms": ["discrete", "rao", "mc", "kuhn"]},
+    ("scorers", "think-prune-train"): {},
+    ("scorers", "variation-ratio"): {"sampling": {"greedy": True}},
+    ("scorers", "vps"): {},
+    ("scorers", "token-shift"): {},
+    ("scorers", "uit-denoising"): {"task": "source", "candidate": "kind"},
+    ("weighers", "dft"): {},
+    ("weighers", "entropy-weights"): {},
+    ("weighers", "iw-sft"): {},
+    ("weighers", "stm"): {"mode": "random"},
+    ("weighers", "token-shift"): {},
     ("selectors", "badge"): {},
     ("selectors", "band"): {"by": "made.score", "low": -1, "high": 1.5, "scale": "value"},
     ("selectors", "bm25"): {},
@@ -73,13 +149,16 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("selectors", "less"): {},
     ("selectors", "longest"): {},
     ("selectors", "mig"): {"by": "made.quality"},
+    ("selectors", "q-tuning"): {"error": "made.score", "doubt": "made.quality"},
     ("selectors", "random"): {"seed": 3},
     ("selectors", "rds-plus"): {},
     ("selectors", "s2l"): {"clusters": 3},
     ("selectors", "saturated-coverage"): {"alpha": 0.5},
+    ("selectors", "selective-reflection"): {"ifd": "made.score", "reversed_ifd": "made.score"},
     ("selectors", "set-cover"): {"concepts": "meta.tags"},
     ("selectors", "smart"): {"by": "clusters:2", "tasks": 1},
     ("selectors", "submodular-mixture"): {"by": "made.score", "quality": 0.5, "graph_cut": 0.5},
+    ("selectors", "superfiltering-d"): {"by": "made.score", "share": 0.9},
     ("selectors", "top"): {"by": "made.score"},
     ("selectors", "tsds"): {"by": "rds", "alpha": 0.5},
     ("selectors", "uot"): {},
@@ -94,7 +173,11 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("trainers", "lora"): {**TRAINING, "rank": 2, "alpha": 4, "keep": "every-epoch"},
     ("trainers", "trl-dpo"): {**TRAINING, "rank": 2, "alpha": 4},
     ("trainers", "trl-sft"): {**TRAINING, "rank": 2, "alpha": 4},
+    ("hooks", "dft"): {},
+    ("hooks", "iw-sft"): {},
+    ("hooks", "q-tuning"): {},
     ("hooks", "greats"): {"target": "{target}", "rows": 2},
+    ("hooks", "record-losses"): {},
     ("evaluators", "exact-match"): {"extract": "whole", "max_new_tokens": 3},
     ("evaluators", "held-out-loss"): {},
     ("evaluators", "preference-margin"): {},
@@ -106,6 +189,7 @@ WITHOUT_TIES = {"badge", "ccs", "dsir", "random", "s2l"}
 def messy_rows(count: int = 18) -> list[Row]:
     """Rows of every kind, of which some cannot be scored or trained on."""
     rows = tiny.make_rows(count, seed=2)
+    rows = [dataclasses.replace(row, meta={"rating": place % 3}) for place, row in enumerate(rows)]
     rows[1] = dataclasses.replace(rows[1], kind="prompt", messages=rows[1].messages[:-1])
     rows[4] = dataclasses.replace(
         rows[4], kind="text", messages=({"role": "user", "content": "sort the seven apples"},)
@@ -117,7 +201,9 @@ def messy_rows(count: int = 18) -> list[Row]:
         chosen=({"role": "assistant", "content": "eleven"},),
         rejected=({"role": "assistant", "content": "seven"},),
     )
-    rows[9] = dataclasses.replace(rows[9], messages=tiny.chat("add " * 120, "the answer is cut off"))
+    worked = tiny.chat("add 3 and 4 in exactly 12 words", "first 3 + 4 = 7 apples. therefore the answer is 7.")
+    rows[12] = dataclasses.replace(rows[12], messages=worked)
+    rows[9] = dataclasses.replace(rows[9], messages=tiny.chat("add " * 120, "the answer is likely cut off"))
     return rows
 
 
@@ -170,11 +256,29 @@ class World:
     def component(self, kind: str, name: str) -> Any:
         """Build the component with its cheap settings."""
         given = {"{model}": self.model, "{checkpoints}": self.checkpoints, "{target}": self.target}
+        if "{encoder}" in CHEAP[kind, name].values():
+            given["{encoder}"] = self.encoder
+        if "{recorded}" in CHEAP[kind, name].values():
+            given["{recorded}"] = self.recorded
         filled = {
             key: given.get(value, value) if isinstance(value, str) else value
             for key, value in CHEAP[kind, name].items()
         }
         return catalogue.build(kind, name, filled)
+
+    @functools.cached_property
+    def encoder(self) -> EncoderRef:
+        """A tiny sentence encoder."""
+        return EncoderRef(name=str(tiny_encoder.make_encoder(self.folder / "encoder")))
+
+    @functools.cached_property
+    def recorded(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints of a training on rows of the pool that recorded their losses."""
+        trainer, hook = self.component("trainers", "lora"), self.component("hooks", "record-losses")
+        rows = rows_for(trainer, self.pool, [0, 2, 3, 5, 7, 8], self.model)
+        out = self.folder / "recorded"
+        out.mkdir()
+        return tuple(trainer.train(self.model, rows, Seeds(), (hook,), out, ON))
 
     def training_rows(self, name: str = "lora") -> Any:
         """Six rows for a trainer, in the shape that it takes."""
@@ -195,6 +299,8 @@ class World:
 
     def measure(self, name: str, pool: Pool, on: Machine = ON) -> list[Mapping[str, NDArray[Any]]]:
         """Arrays of a pass, shard by shard; the signals of other passes that it reads are measured first."""
+        if name == "sentence-embeddings" and tiny_encoder.ABSENT:
+            pytest.skip(tiny_encoder.REASON)
         component = self.component("passes", name)
         read = {need.name: self.written(need.name, pool) for need in component.needs if need.side == "pool"}
         if hasattr(component, "fit"):
@@ -220,12 +326,17 @@ class World:
     def signals(self, pool: Pool, folder: Path, without: Sequence[str] = ()) -> dict[str, list[Path]]:
         """Every signal of a pool, written as the store writes it."""
         folders: dict[str, list[Path]] = {}
+        without = [*without, *(["sentence-embeddings"] if tiny_encoder.ABSENT else [])]
         for name in (name for name in catalogue.PASSES if name not in without):
             for number, arrays in enumerate(self.measure(name, pool)):
                 part = folder / name / str(number)
                 part.mkdir(parents=True)
                 store.save_arrays(part, arrays)
                 folders.setdefault(name, []).append(part)
+        others = [need for name in catalogue.SCORERS for need in self.component("scorers", name).needs]
+        for need in others:  # what a judge or a reference measures has the same shape
+            if need.kind == "signal" and need.by != "model" and need.name in folders:
+                folders[need.key] = folders[need.name]
         return folders
 
 
@@ -248,9 +359,14 @@ def _offsets(name: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]
     if f"{name}_offsets" in arrays:
         return arrays[f"{name}_offsets"]
     ragged = {stem: arrays[f"{stem}_offsets"] for stem in ("nll", "alone") if f"{stem}_offsets" in arrays}
-    if name in ("entropy", "turn") and "nll" in ragged:
+    if name in Tokens.unaligned and name != "alone_nll" and "nll" in ragged:
         return ragged["nll"]
     return ragged.get("alone") if name == "alone_nll" else None
+
+
+def is_ragged(name: str, arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether an array is one of lists of different lengths."""
+    return _offsets(name, arrays) is not None
 
 
 def worded(rows: Sequence[Row], seeds: NDArray[np.int64]) -> list[Row]:

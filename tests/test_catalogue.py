@@ -21,10 +21,11 @@ def test_every_name_leads_to_a_class_of_its_kind(kind: str, name: str) -> None:
     method = {
         "passes": "measure",
         "scorers": "score",
+        "weighers": "weigh",
         "selectors": "select",
         "mixers": "share",
         "trainers": "train",
-        "hooks": "choose",
+        "hooks": "after_step",
         "evaluators": "evaluate",
     }[kind]
     assert dataclasses.is_dataclass(cls) and callable(getattr(cls, method))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ import tiny
 from cheap import CHEAP, ON, World
 from tamis import catalogue, digests, store
 from tamis.pool import Pool
+from tamis.stages import weigh
 from tamis.values import Budget, Column, Items, Machine, Need, Subset
 from tamis.views import PoolView, ShardSignals
 
 NAMES = [(kind, name) for kind, table in catalogue.CATALOGUE.items() for name in table]
 PASSES, SCORERS = sorted(catalogue.PASSES), sorted(catalogue.SCORERS)
+WEIGHERS = sorted(catalogue.WEIGHERS)
 SELECTORS, MIXERS = sorted(catalogue.SELECTORS), sorted(catalogue.MIXERS)
 TRAINERS, EVALUATORS = sorted(catalogue.TRAINERS), sorted(catalogue.EVALUATORS)
 RESHARDED = 5
@@ -152,7 +155,15 @@ def test_a_pass_depends_neither_on_shards_nor_on_batches_and_follows_the_rows(
 
 
 def scored(world: World, name: str, view: PoolView) -> dict[str, Column]:
-    parts = [world.component("scorers", name).score(shard) for shard in view.shards()]
+    scorer = world.component("scorers", name)
+    if hasattr(scorer, "fit"):
+        fitted = world.folder / "fitted-scorers" / name / view.pool.digest
+        fitted.mkdir(parents=True, exist_ok=True)
+        store.save_arrays(fitted, scorer.fit(view)[0])
+        view = dataclasses.replace(
+            view, signal_folders={**view.signal_folders, "fit": [fitted] * len(view.pool.shards)}
+        )
+    parts = [scorer.score(shard) for shard in view.shards()]
     return {
         key: Column(
             values=np.concatenate([part[key].values for part in parts]),
@@ -213,12 +224,48 @@ def reordered(arrays: Mapping[str, NDArray[Any]], order: NDArray[np.int64]) -> d
     done: dict[str, NDArray[Any]] = {}
     for name, values in rows.items():
         moved = [values[place] for place in order]
-        if np.ndim(values[0]) == 1 and name not in ("scores", "norms", "pooled", "features", "scales", "losses"):
+        if cheap.is_ragged(name, arrays):
             done[name] = np.concatenate(moved)
             done[f"{name}_offsets"] = np.concatenate([[0], np.cumsum([len(part) for part in moved])]).astype(np.int64)
         else:
             done[name] = np.stack(moved)
     return done | ({"alone_offsets": done["alone_nll_offsets"]} if "alone_nll_offsets" in done else {})
+
+
+# weighers
+
+
+def weighed(world: World, name: str, view: PoolView) -> list[list[Any]]:
+    """Row weights and lists of token weights of every row, None where a weigher gives none; the laws of one shard."""
+    rows: list[Any] = []
+    lists: list[Any] = []
+    for have in view.shards():
+        made = world.component("weighers", name).weigh(have)
+        weigh.check(made, len(have), name)
+        rows += [None] * len(have) if made.rows is None else made.rows.tolist()
+        if made.tokens is None or made.offsets is None:
+            lists += [None] * len(have)
+            continue
+        assert made.tokens.dtype == np.float32 and made.offsets.dtype == np.int64 and made.offsets[0] == 0
+        assert np.diff(made.offsets).tolist() == have["tokens"]["response_count"].tolist()
+        lists += [made.tokens[a:b].tolist() for a, b in itertools.pairwise(made.offsets.tolist())]
+        unknown = np.flatnonzero(have["tokens"]["reason"] > 0)
+        assert not any(any(lists[len(lists) - len(have) + row]) for row in unknown)
+    return [rows, lists]
+
+
+@pytest.mark.parametrize("name", WEIGHERS)
+def test_weights_are_finite_fit_their_rows_and_depend_neither_on_shards_nor_on_the_order_of_rows(
+    world: World, signals: dict[str, list[Path]], name: str, tmp_path: Path
+) -> None:
+    tokens = store.load_arrays(signals["tokens"][0])
+    one = weighed(world, name, PoolView(world.pool, {**signals, "tokens@reference": signals["tokens"]}))
+    assert any(value for kind in one for value in kind if value is not None)
+    assert one == weighed(world, name, PoolView(world.pool, {**signals, "tokens@reference": signals["tokens"]}))
+    for folder, order in (("cut", np.arange(len(world.rows))), ("shuffled", np.random.default_rng(1).permutation(18))):
+        moved = {name: reordered(tokens, order) for name in ("tokens", "tokens@reference")}
+        view = synthetic.view(tmp_path / folder, [world.rows[place] for place in order], moved, RESHARDED)
+        assert weighed(world, name, view) == [[kind[place] for place in order] for kind in one]
 
 
 # selectors
@@ -367,8 +414,13 @@ def test_an_evaluation_gives_one_result_per_usable_row(world: World, name: str, 
 def test_a_shard_without_rows_of_use_is_no_fault(world: World, signals: dict[str, list[Path]], tmp_path: Path) -> None:
     only = [row for row in world.rows if row.kind == "prompt"]
     pool = tiny.make_pool(tmp_path / "prompts", only)
-    folders = world.signals(pool, tmp_path / "signals", without=["landmarks"])  # which must see usable rows
+    sighted = ["landmarks", "in-context"]  # they must see usable rows
+    folders = world.signals(pool, tmp_path / "signals", without=sighted)
     have = ShardSignals(pool.shards[0], {name: parts[0] for name, parts in folders.items()})
     for name in SCORERS:
-        for column in world.component("scorers", name).score(have).values():
+        scorer = world.component("scorers", name)
+        lacking = [need for need in scorer.needs if need.kind == "signal" and need.key not in folders]
+        if hasattr(scorer, "fit") or lacking:  # what is fitted must see usable rows too
+            continue
+        for column in scorer.score(have).values():
             assert (np.isnan(column.values) == (column.reasons > 0)).all()

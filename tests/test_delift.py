@@ -233,7 +233,7 @@ def test_the_three_stages_work_from_files(tmp_path: Path) -> None:
             got = tamis.select(pool, name, 5, **files, work=work, stage=stage, utility=few)
             assert len(got.subset.positions) == 5
             chosen[name, stage] = got
-    assert any("3 nearest pairs a row" in note for note in chosen["delift", "task"].notes)
+    assert any("3 pairs with most words in common a row" in note for note in chosen["delift", "task"].notes)
     with pytest.raises(RecipeError, match="existing data"):
         tamis.select(pool, "delift", 5, work=work, stage="continual")
     with pytest.raises(RecipeError, match="needs a target"):

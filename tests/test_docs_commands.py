@@ -51,6 +51,10 @@ SHORTER = ("proof.runs=1", "proof.with=[random]", "warmup.epochs=2")  # for reci
 NOT_RUN = {  # a line of a page -> (why it is not run, what is run in its place)
     "make demo": ("sets up .venv from a registry; its job is `tamis run less`, run here", "make -n -C {root} demo"),
     "make test": ("sets up .venv from a registry; its tests are these", "make -n -C {root} test"),
+    'python -m pytest tests/test_contracts.py tests/test_readme.py -k "surprise or cheap or table"': (
+        "runs tests of a checkout with one more scorer; test_contributing.py runs it in a copy",
+        "grep -q 'blocks(.GUIDE., language=.console.)' {root}/tests/test_contributing.py",
+    ),
     "make check": ("sets up .venv from a registry; its tests are these", "make -n -C {root} check"),
     "pip install -c constraints.txt -e '.[dev]'": (
         "installs from a registry",
@@ -146,8 +150,8 @@ def fill_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
         {"prompt": one, "chosen": other, "rejected": f"{other} Or not."} for one, other in dict(asked[:24]).items()
     ]
     write_lines(folder / "pairs.jsonl", pairs)
-    ratings = [f"{row['id']},{place},{place % 5}\n" for place, row in enumerate(rows)]
-    write(folder / "my_ratings.csv", "id,position,rating\n" + "".join(ratings))
+    ratings = [f"{row['id']},{place},{place % 5},{place % 2}\n" for place, row in enumerate(rows)]
+    write(folder / "my_ratings.csv", "id,position,rating,correct\n" + "".join(ratings))
 
 
 @pytest.fixture

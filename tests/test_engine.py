@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -137,3 +138,15 @@ def wait_for_pids(folder: Path, wanted: int, seconds: float = 60) -> list[int]:
         assert time.monotonic() < deadline, f"{len(found)} of {wanted} workers came up in {seconds} s"
         time.sleep(0.05)
     return found
+
+
+def test_workers_that_are_kept_serve_the_next_call_and_end_with_the_block() -> None:
+    with engine.workers_kept():
+        first = {pid for _, pid in map_jobs(slow_first, range(6), TWO)}
+        with engine.workers_kept():
+            second = {pid for _, pid in map_jobs(slow_first, range(6), TWO)}
+        assert first == second and len(first) == 2
+        with pytest.raises(OSError, match="the disk said no"):
+            list(map_jobs(refuse, range(2), TWO))
+        assert not first & {pid for _, pid in map_jobs(slow_first, range(6), TWO)}
+    assert not multiprocessing.active_children()

@@ -36,6 +36,9 @@ GPU_CODE = (
     "batching",
     "forward",
     "likelihood",
+    "pooled",
+    "predictions",
+    "scored",
 )
 
 
@@ -190,7 +193,9 @@ assert (Influence(checkpoints=tuple(left), target=pool).measure(pool.shards[0], 
 assert len(HeldOutLoss().evaluate(left[-1].model(), pool, on).keys) == 5
 assert not absent & {{name.partition(".")[0] for name in sys.modules}}
 """
-ABSENT = "datasets faiss polars prefect ray pydantic sklearn plotly typer rich pandas scipy trl sqlalchemy fastapi"
+ABSENT = (
+    "numba datasets faiss polars prefect ray pydantic sklearn plotly typer rich pandas scipy trl sqlalchemy fastapi"
+)
 
 
 def test_passes_and_trainers_run_where_only_torch_and_its_companions_are_installed(tmp_path: Path) -> None:

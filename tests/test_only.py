@@ -49,7 +49,7 @@ def test_picked_rows_have_the_values_of_a_pass_over_all_rows_and_the_others_none
     tmp_path: Path, base: ModelRef
 ) -> None:
     pool, work = pool_of(tmp_path), place_of(tmp_path, base)
-    component = Tokens(model=base, loss="all", pooled=True)
+    component = Tokens(model=base, loss="all", alone=True, pooled=True)
     whole = view_of(pool, {"tokens": measure(pool, "tokens", component, work)})
     part = measure_only(pool, PLACES, "tokens", component, work)
     assert part.name == "tokens" and len(part.folders) == len(pool.shards)

@@ -19,7 +19,7 @@ import yaml
 
 import tiny
 from tamis.exporting import Export, export
-from tamis.exporting.chosen import labels
+from tamis.exporting.chosen import Item, labels
 from tamis.models import ModelRef
 from tamis.rendering import render_all
 from tamis.values import Row
@@ -88,7 +88,8 @@ class Case:
 
     def wanted(self) -> list[dict[str, list[int]]]:
         """Ids and labels as tamis trains on them."""
-        made = [labels(one) for one in render_all(self.rows, self.model) if not one.reason]
+        rendered = zip(self.rows, render_all(self.rows, self.model), strict=True)
+        made = [labels(Item(0, row, None, one)) for row, one in rendered if not one.reason]
         return [{"ids": one["input_ids"], "labels": one["labels"]} for one in made]
 
 

@@ -97,7 +97,7 @@ def have(ref: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> ShardSignal
     folder = tmp_path_factory.mktemp("signals")
     shard: Shard = tiny.make_pool(folder, rows()).shards[0]
     folders = {}
-    for name, one in (("tokens", Tokens(model=ref, loss="all")), ("lengths", Lengths(model=ref))):
+    for name, one in (("tokens", Tokens(model=ref, loss="all", alone=True)), ("lengths", Lengths(model=ref))):
         folders[name] = folder / name
         folders[name].mkdir()
         save_arrays(folders[name], one.measure(shard, ShardSignals(shard, {}), Machine(tokens_per_batch=512)))

@@ -53,17 +53,23 @@ def empty(folder: Path) -> Shard:
     return Shard(folder, "0", 0)
 
 
-def plain(model: Any, ids: list[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Loss and entropy of every token from one unbatched forward pass, in float64; NaN for the first."""
+def plain(model: Any, ids: list[int]) -> dict[str, NDArray[np.float64]]:
+    """Statistics of every token from one unbatched forward pass, in float64; NaN for the first."""
     import torch
 
     with torch.no_grad():
-        log_p = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    nll, entropy = np.full(len(ids), np.nan), np.full(len(ids), np.nan)
+        made = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+    log_p = made.logits[0].double().log_softmax(-1).numpy()
+    found = {name: np.full(len(ids), np.nan) for name in ("nll", "entropy", "square", "rank", "hidden_norm", "best")}
     for place in range(1, len(ids)):
-        nll[place] = -log_p[place - 1, ids[place]]
-        entropy[place] = -(log_p[place - 1].exp() * log_p[place - 1]).sum()
-    return nll, entropy
+        before = log_p[place - 1]
+        found["nll"][place] = -before[ids[place]]
+        found["entropy"][place] = -(np.exp(before) * before).sum()
+        found["square"][place] = (np.exp(before) ** 2).sum()
+        found["rank"][place] = 1 + (before > before[ids[place]]).sum()
+        found["hidden_norm"][place] = np.linalg.norm(made.hidden_states[-1][0, place - 1].double().numpy())
+        found["best"][place] = before.argmax()
+    return found
 
 
 def per_row(model: Any, row: Row, ref: ModelRef) -> dict[str, Any]:
@@ -73,15 +79,15 @@ def per_row(model: Any, row: Row, ref: ModelRef) -> dict[str, Any]:
     kept = slice(0, ref.max_tokens) if ref.truncation == "right" else slice(-ref.max_tokens, None)
     ids, mask = made["input_ids"][kept], np.array(made["assistant_masks"], bool)[kept]
     mask[0] = False
-    nll, entropy = plain(model, ids)
+    found = plain(model, ids)
     header = tokenizer("<|assistant|>\n")["input_ids"]
     alone = np.full(len(ids), np.nan)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(int), [0]])))
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
         room = len(ids) - (stop - start)
         context = header[max(0, len(header) - room) :]
-        alone[start:stop] = plain(model, context + ids[start:stop])[0][len(context) :]
-    return {"nll": nll, "entropy": entropy, "alone": alone[mask], "mask": mask}
+        alone[start:stop] = plain(model, context + ids[start:stop])["nll"][len(context) :]
+    return {**found, "alone": alone[mask], "mask": mask}
 
 
 @pytest.mark.parametrize(("max_tokens", "truncation"), [(2048, "right"), (40, "right"), (40, "left")])
@@ -94,7 +100,7 @@ def test_both_views_equal_a_plain_pass_over_each_row(
         if not (folder / "adapter").exists():
             tiny.make_adapter(Path(ref.name), folder / "adapter")
         ref = dataclasses.replace(ref, adapter=str(folder / "adapter"))
-    got = measure(Tokens(model=ref, loss="all"), ROWS, tmp_path)
+    got = measure(Tokens(model=ref, loss="all", alone=True), ROWS, tmp_path)
     model = open_model(ref, "cpu")
     assert len(np.unique(got["turn"])) > 2
     for place, row in enumerate(ROWS):
@@ -104,6 +110,10 @@ def test_both_views_equal_a_plain_pass_over_each_row(
         np.testing.assert_array_equal(got["turn"][mine] >= 0, mask[1:])
         np.testing.assert_allclose(got["nll"][mine], want["nll"][1:], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(got["entropy"][mine].astype(float), want["entropy"][1:], rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(got["square"][mine], want["square"][1:], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(got["hidden_norm"][mine].astype(float), want["hidden_norm"][1:], rtol=1e-3)
+        for mixed, name in ((got["rank"], "rank"), (got["top_id"][:, 0], "best")):
+            assert (mixed[mine] != want[name][1:]).mean() < 0.01  # equal within rounding
         alone = got["alone_nll"][got["alone_offsets"][place] : got["alone_offsets"][place + 1]]
         np.testing.assert_allclose(alone, want["alone"], rtol=1e-4, atol=1e-5)
         paired = np.isfinite(want["alone"])
@@ -128,7 +138,7 @@ def test_the_adapter_counts(ref: ModelRef, folder: Path, tmp_path: Path) -> None
 
 
 def test_scores_do_not_depend_on_batches(ref: ModelRef, tmp_path: Path) -> None:
-    one = Tokens(model=ref, loss="all", pooled=True)
+    one = Tokens(model=ref, loss="all", alone=True, pooled=True, pooled_mean=True, pooled_last=True)
     small, large = (measure(one, ROWS, tmp_path, tokens) for tokens in (64, 4096))
     again = measure(one, ROWS, tmp_path, 4096)
     for name, array in large.items():
@@ -142,44 +152,56 @@ def test_scores_do_not_depend_on_batches(ref: ModelRef, tmp_path: Path) -> None:
 
 
 def test_richer_passes_give_what_poorer_ones_give(ref: ModelRef, tmp_path: Path) -> None:
-    rich = measure(Tokens(model=ref, loss="all", pooled=True), ROWS, tmp_path)
-    poor = measure(Tokens(model=ref, loss="response"), ROWS, tmp_path)
+    rich = measure(Tokens(model=ref, loss="all", alone=True, top=5, pooled=True), ROWS, tmp_path)
+    poor = measure(Tokens(model=ref, loss="response", alone=True), ROWS, tmp_path)
+    once = measure(Tokens(model=ref), ROWS, tmp_path)
     vectors = measure(Tokens(model=ref, loss="none", pooled=True), ROWS, tmp_path)
-    np.testing.assert_allclose(rich["nll"][rich["turn"] >= 0], poor["nll"], rtol=1e-5, atol=1e-5)
+    for name in ("nll", "square", "hidden_norm", "top_logprob"):
+        mine = rich[name][rich["turn"] >= 0]
+        np.testing.assert_allclose(mine[:, :2] if mine.ndim > 1 else mine, poor[name], rtol=1e-3, atol=1e-5)
     for name in ("alone_nll", "response_nll_sum", "alone_nll_sum", "ifd_response_sum", "entropy_sum"):
         np.testing.assert_allclose(rich[name], poor[name], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(rich["pooled"], vectors["pooled"], atol=1e-5)
     assert set(vectors) == {"pooled", "reason"} and "prompt_nll_sum" not in poor
+    views = {"alone_offsets", "alone_nll", "alone_nll_sum", "alone_count", "ifd_response_sum"}
+    assert set(poor) - set(once) == views and set(once) <= set(poor)
 
 
 def test_merging_passes_takes_the_richer_of_both(ref: ModelRef, tmp_path: Path) -> None:
     a, b = Tokens(model=ref, loss="none", pooled=True), Tokens(model=ref, loss="response")
     assert a.merge(b) == b.merge(a) == Tokens(model=ref, loss="response", pooled=True)
     assert b.merge(Tokens(model=ref, loss="all")) == Tokens(model=ref, loss="all")
+    both = Tokens(model=ref, alone=True, pooled_mean=True).merge(Tokens(model=ref, top=9, pooled_last=True))
+    assert both == Tokens(model=ref, alone=True, top=9, pooled_mean=True, pooled_last=True)
     with pytest.raises(RecipeError, match="models differ"):
         a.merge(Tokens(model=dataclasses.replace(ref, max_tokens=7)))
     with pytest.raises(RecipeError, match="nothing to measure"):
         measure(Tokens(model=ref, loss="none"), ROWS[:1], tmp_path)
+    for wrong in ({"top": 0}, {"top": 65}, {"loss": "none", "alone": True}):
+        with pytest.raises(RecipeError, match="tokens"):
+            Tokens(model=ref, **cast("Any", wrong))
 
 
-def test_pooled_is_the_position_weighted_mean_of_last_hidden_states(ref: ModelRef, tmp_path: Path) -> None:
+def test_pooled_vectors_are_means_of_last_hidden_states_or_the_last_one(ref: ModelRef, tmp_path: Path) -> None:
     import torch
 
-    got = measure(Tokens(model=ref, loss="none", pooled=True), ROWS, tmp_path)["pooled"]
+    got = measure(Tokens(model=ref, loss="none", pooled=True, pooled_mean=True, pooled_last=True), ROWS, tmp_path)
     model: Any = open_model(ref, "cpu")
     for place, one in enumerate(render_all(ROWS, ref)):
         with torch.no_grad():
             ids = torch.from_numpy(one.ids)[None].long()
             states = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0].double().numpy()
         mean = sum((t + 1) * states[t] for t in range(len(states))) / sum(range(1, len(states) + 1))
-        np.testing.assert_allclose(got[place], mean / np.linalg.norm(mean), atol=1e-5)
+        for name, want in (("pooled", mean), ("pooled_mean", states.mean(0)), ("pooled_last", states[-1])):
+            np.testing.assert_allclose(got[name][place], want / np.linalg.norm(want), atol=1e-5)
 
 
 def test_rows_without_an_answer_are_measured_as_far_as_they_go(ref: ModelRef, tmp_path: Path) -> None:
     asked = tiny.make_row(tiny.chat("first second?"), kind="prompt")
     refused = tiny.make_row([{"role": "user", "content": "y"}, {"role": "assistant", "content": ["x"]}])
     free = tiny.make_row([{"role": "user", "content": "river stone"}], kind="text")
-    got = measure(Tokens(model=ref, loss="all", pooled=True), [ROWS[0], asked, refused, free], tmp_path)
+    one = Tokens(model=ref, loss="all", alone=True, pooled=True)
+    got = measure(one, [ROWS[0], asked, refused, free], tmp_path)
     assert got["reason"].tolist() == [0, Reason.NEEDS_ANSWER, Reason.TEMPLATE, 0]
     assert got["response_count"][1] == 0 and got["prompt_count"][1] > 3 and got["prompt_nll_sum"][1] > 0
     assert got["response_count"][2] == got["prompt_count"][2] == 0 and not got["pooled"][2].any()
@@ -194,14 +216,13 @@ def test_values_that_are_not_finite_stay_with_their_row(
     from tamis.forward import Forward
 
     good = measure(Tokens(model=ref), ROWS, tmp_path)
-    losses = Forward.losses
+    predictions = Forward.predictions
 
-    def broken(self: Forward, ids: Any, real: Any, hidden: Any, rows: Any, places: Any) -> Any:
-        nll, entropy = losses(self, ids, real, hidden, rows, places)
-        sick = (ids == 300).any(1)[rows]
-        return nll.masked_fill(sick, float("nan")), entropy
+    def broken(self: Forward, ids: Any, hidden: Any, rows: Any, places: Any, top: int) -> Any:
+        found = predictions(self, ids, hidden, rows, places, top)
+        return dataclasses.replace(found, nll=found.nll.masked_fill((ids == 300).any(1)[rows], float("nan")))
 
-    monkeypatch.setattr(Forward, "losses", broken)
+    monkeypatch.setattr(Forward, "predictions", broken)
     got = measure(Tokens(model=ref), ROWS, tmp_path)
     sick = np.array([300 in one.ids for one in render_all(ROWS, ref)])
     assert sick.any() and not sick.all()
@@ -264,20 +285,105 @@ def test_losses_are_those_of_the_models_own_logits(name: str) -> None:
     real = torch.ones_like(ids, dtype=torch.bool)
     rows, places = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 8, 3, 5])
     with torch.inference_mode():
-        nll, entropy = parts.losses(ids, real, parts.hidden(ids, real), rows, places)
-        log_p = model(input_ids=ids).logits.double().log_softmax(-1)[rows, places - 1]
-    want = -log_p[torch.arange(4), ids[rows, places]]
-    torch.testing.assert_close(nll.double(), want, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(entropy.double(), -(log_p.exp() * log_p).sum(-1), rtol=1e-4, atol=1e-5)
+        hidden = parts.hidden(ids, real)
+        found = parts.predictions(ids, hidden, rows, places, 3)
+        losses = parts.losses(ids, hidden, rows, places)
+        logits = model(input_ids=ids).logits[rows, places - 1]
+    compare(found, logits, ids[rows, places])
+    torch.testing.assert_close(losses, found.nll, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.hidden_norm, hidden[rows, places - 1].norm(dim=-1))
 
 
-def test_excluded_tokens_count_nothing_in_the_entropy() -> None:
+def compare(found: Any, logits: Any, gold: Any) -> None:
+    """Statistics against their formulas over all logits, in float64; excluded tokens (-inf) count nothing."""
     import torch
 
-    from tamis.forward import _losses
+    log_p = logits.double().log_softmax(-1)
+    chosen = log_p.gather(1, gold[:, None])
+    weighted = torch.where(log_p.isfinite(), log_p.exp() * log_p, 0.0)
+    want = {
+        "nll": -chosen[:, 0],
+        "entropy": -weighted.sum(-1),
+        "square": log_p.exp().square().sum(-1),
+        "top_logprob": log_p.sort(-1, descending=True).values[:, : found.top_logprob.shape[1]],
+    }
+    for name, values in want.items():
+        torch.testing.assert_close(getattr(found, name).double(), values, rtol=1e-4, atol=1e-5)
+    near = 1e-5 * logits.abs().amax()  # a rounding's width: whether such a one is above is anybody's guess
+    least, most = (1 + (log_p > chosen + width).sum(-1) for width in (near, -near))
+    assert ((least <= found.rank) & (found.rank <= most)).all()
+    torch.testing.assert_close(found.top_logprob.double(), log_p.gather(1, found.top_id.long()), rtol=1e-4, atol=1e-5)
+    assert all(len(set(ids)) == len(ids) for ids in found.top_id.tolist())
+    for name, kind in (("nll", torch.float32), ("rank", torch.int32), ("top_id", torch.int32)):
+        assert getattr(found, name).dtype == kind
 
-    nll, entropy = _losses(torch.tensor([[0.0, 0.0, -torch.inf]]), torch.tensor([1]))
-    assert nll.item() == pytest.approx(np.log(2)) and entropy.item() == pytest.approx(np.log(2))
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("scale", [0.3, 8.0])
+def test_statistics_from_tiles_are_those_of_the_whole_prediction(
+    monkeypatch: pytest.MonkeyPatch, compiled: bool, scale: float
+) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tamis import forward, predictions
+
+    monkeypatch.setattr(predictions, "_compiled", lambda: compiled)
+    monkeypatch.setattr(forward, "POSITIONS", 7)
+    monkeypatch.setattr(forward, "TILE_BYTES", 4 * 7 * 100)  # tiles of 100 tokens
+    sizes: list[int] = []
+    for kind in (predictions._Looped, predictions._Torch):
+
+        def watched(self: Any, logits: Any, start: int, take: Any = kind.take) -> None:
+            sizes.append(4 * logits.numel())
+            take(self, logits, start)
+
+        monkeypatch.setattr(kind, "take", watched)
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=517, hidden_size=24, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0
+    )
+    model: Any = LlamaForCausalLM(config).eval()
+    parts = forward.forward_of(model)
+    torch.nn.init.normal_(model.lm_head.weight, std=scale)
+    ids = torch.randint(0, 517, (3, 11))
+    rows, places = torch.arange(3).repeat_interleave(10), torch.arange(1, 11).repeat(3)
+    with torch.inference_mode():
+        hidden = parts.hidden(ids, torch.ones_like(ids, dtype=torch.bool))
+        found = parts.predictions(ids, hidden, rows, places, 4)
+        logits = model(input_ids=ids).logits[rows, places - 1]
+        losses = parts.losses(ids, hidden, rows, places)
+    compare(found, logits, ids[rows, places])
+    torch.testing.assert_close(losses, found.nll, rtol=1e-5, atol=1e-5)
+    assert len(sizes) > 50 and max(sizes) <= 4 * 7 * 100
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_excluded_and_broken_logits_stay_with_their_prediction(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
+    import torch
+
+    from tamis import predictions
+
+    monkeypatch.setattr(predictions, "_compiled", lambda: compiled)
+    out = -torch.inf
+    logits = torch.tensor(
+        [[out, out, 0.0, 0.0], [2.0, 1.0, out, out], [0.0, 1.0, torch.nan, 2.0], [3.0, 1.0, 0.5, 0.0]]
+    )
+    gold = torch.tensor([2, 1, 0, 3])
+
+    def run(top: int) -> Any:
+        running = predictions.begin(logits.gather(1, gold[:, None])[:, 0], gold, top)
+        for start in (0, 2):
+            running.take(logits[:, start : start + 2], start)
+        return running
+
+    found, nll = run(1).all(torch.zeros(4)), run(0).nll()
+    good = torch.tensor([0, 1, 3])
+    compare(
+        predictions.Predictions(**{name: value[good] for name, value in vars(found).items()}), logits[good], gold[good]
+    )
+    assert found.rank[good].tolist() == [1, 2, 4]  # equal logits are not above
+    assert nll[2].isnan() and found.nll[2].isnan() and found.entropy[2].isnan() and nll[good].isfinite().all()
 
 
 @given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 100))
@@ -340,7 +446,7 @@ def test_a_real_model_on_real_rows(real_data: Path, real_models: Path, tmp_path:
             for line in itertools.islice(file, 4):
                 messages = [{key: m[key] for key in ("role", "content")} for m in json.loads(line)["messages"]]
                 rows.append(tiny.make_row(messages))
-    got = measure(Tokens(model=ref, loss="all"), rows, tmp_path)
+    got = measure(Tokens(model=ref, loss="all", alone=True), rows, tmp_path)
     model = open_model(ref, "cpu")
     for place, row in enumerate(rows):
         want = per_row(model, row, ref)

@@ -137,7 +137,7 @@ def _weights(rows: TrainingRows) -> list[float]:
     from tamis.trainers.objective import Examples
 
     examples = Examples.of(rows)
-    return [examples.totals(epoch_order(len(rows), 0, 2)[low : low + 5])[0] for low in (0, 5, 10)]
+    return [examples.batch(epoch_order(len(rows), 0, 2)[low : low + 5]).weight for low in (0, 5, 10)]
 
 
 def test_weight_two_is_a_row_twice_and_weight_zero_is_no_row(

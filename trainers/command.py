@@ -127,7 +127,7 @@ class Command:
 
     def _values(self, model: ModelRef, rows: TrainingSubset, seeds: Seeds, out: Path) -> dict[str, str]:
         """Write the subset; what is filled in for the places."""
-        from tamis.exporting import export
+        from tamis.exporting import export, not_carried
         from tamis.models import folder_of
 
         unset = [
@@ -141,7 +141,19 @@ class Command:
         work.mkdir(parents=True, exist_ok=True)
         subset = out.absolute() / "data" / f"subset{_ENDINGS.get(self.format, '.jsonl')}"
         subset.parent.mkdir(exist_ok=True)
-        made = export(rows.pool, rows.positions, subset, self.format, weights=rows.row_weights, model=model)
+        if lost := not_carried(self.format, rows.tokens_weighed, model):
+            raise TrainError(
+                f"{lost}. Choose another format (jsonl, parquet and hf carry all), or select without `weigh`"
+            )
+        made = export(
+            rows.pool,
+            rows.positions,
+            subset,
+            self.format,
+            weights=rows.row_weights,
+            tokens=rows.tokens_weighed,
+            model=model,
+        )
         for note in made.notes:
             log.info("%s: %s", self.format, note)
         if made.rows != len(rows):

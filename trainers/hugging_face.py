@@ -53,11 +53,20 @@ def contained() -> Iterator[None]:
 
 
 def check_weights(name: str, rows: TrainingRows | TrainingPairs) -> None:
-    """Refuse weights: TRL's losses have none, and to leave them out in silence would train something else."""
+    """Refuse weights, but masks of tokens: TRL's losses have none, and to leave them out would train something else.
+
+    Row weights that are all the same, and token weights of 0 and one other value, say nothing more than a mask does.
+    """
+    import numpy as np
+
     weights = rows.row_weights
     tokens = getattr(rows, "token_weights", None)
-    if tokens is not None or (weights is not None and (weights != weights[:1]).any()):
-        raise TrainError(f"{name} cannot weigh rows or tokens: train with lora or full, or select without weights")
+    levels = 0 if tokens is None else len(np.unique(tokens[tokens > 0]))
+    if levels > 1 or (weights is not None and (weights != weights[:1]).any()):
+        raise TrainError(
+            f"{name} cannot weigh rows or tokens, though it masks tokens: train with lora or full, or select without "
+            "weights"
+        )
 
 
 def micro_rows(batch_rows: int, longest: int, on: Machine) -> int:

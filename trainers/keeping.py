@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from tamis.errors import TrainError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 LOG = "log.jsonl"
 STATE = "state.safetensors"
@@ -56,14 +57,27 @@ def moments_of(parameters: Mapping[str, torch.nn.Parameter], optimizer: Any) -> 
 
 
 def save_state(
-    folder: Path, progress: Progress, run: str, parameters: Mapping[str, torch.nn.Parameter], optimizer: Any
+    folder: Path,
+    progress: Progress,
+    run: str,
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: Any,
+    records: Sequence[Mapping[str, NDArray[Any]]] = (),
 ) -> None:
-    """Write all that the next step depends on into one file, so that it is there whole or not at all."""
+    """Write all that the next step depends on into one file, so that it is there whole or not at all.
+
+    `records`: arrays of the hooks, in their order.
+    """
+    import numpy as np
+    import torch
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = moments_of(parameters, optimizer)
     tensors |= {f"weight.{name}": value.detach().contiguous().cpu() for name, value in parameters.items()}
+    for number, record in enumerate(records):
+        made = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in record.items()}
+        tensors |= {f"record.{number}.{name}": array for name, array in made.items()}
     temporary = folder / f".{STATE}.tmp"
     save_file(tensors, str(temporary), metadata={"progress": json.dumps(asdict(progress)), "run": run})
     with temporary.open("rb") as file:
@@ -71,7 +85,13 @@ def save_state(
     temporary.replace(folder / STATE)
 
 
-def load_state(folder: Path, run: str, parameters: Mapping[str, torch.nn.Parameter], optimizer: Any) -> Progress:
+def load_state(
+    folder: Path,
+    run: str,
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: Any,
+    records: Sequence[dict[str, NDArray[Any]]] = (),
+) -> Progress:
     """Put back what `save_state` wrote; a fresh Progress if there is nothing, or what is there is of another run."""
     import torch
     from safetensors import safe_open
@@ -90,6 +110,9 @@ def load_state(folder: Path, run: str, parameters: Mapping[str, torch.nn.Paramet
             with torch.no_grad():
                 parameter.copy_(state.get_tensor(f"weight.{name}"))
             optimizer.state[parameter] = {"step": torch.tensor(float(progress.step)), **moments}
+        for key in (key for key in state.keys() if key.startswith("record.")):
+            _, number, name = key.split(".", 2)
+            records[int(number)][name] = state.get_tensor(key).numpy()
     return progress
 
 

@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tamis.checkpoints import Checkpoint
 from tamis.errors import TrainError
+from tamis.trainers.hearing import Around, Hearing, acting
 from tamis.trainers.keeping import LOG, Progress, load_state, moments_of, save_checkpoint, save_state, trim_log
-from tamis.trainers.objective import Examples, weighted_nll
+from tamis.trainers.objective import Batch, Examples, labels_of
 from tamis.trainers.schedule import Optimisation, epoch_order, learning_rates
-from tamis.training import Candidates
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
     from tamis.models import ModelRef
     from tamis.protocols import Hook
@@ -84,6 +82,7 @@ def start(on: Machine) -> Any:
 
 def fit(run: Run) -> list[Checkpoint]:
     """Train, going on from what a killed run left in `run.out`; the checkpoints kept, the last one final."""
+    import numpy as np
     import torch
 
     settings = run.optimisation
@@ -92,7 +91,9 @@ def fit(run: Run) -> list[Checkpoint]:
         parameters, lr=0.0, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay
     )
     resume = run.out / "resume"
-    progress = load_state(resume, run.identity, run.parameters, optimizer)
+    hearing = Hearing(run.hooks, Around(model=run.model, kind=run.kind, base=run.base, on=run.on))
+    hearing.check(run.accelerator.num_processes)
+    progress = load_state(resume, run.identity, run.parameters, optimizer, hearing.records)
     rates = learning_rates(
         run.steps_per_epoch * settings.epochs, settings.learning_rate, settings.schedule, settings.warmup
     )
@@ -103,20 +104,22 @@ def fit(run: Run) -> list[Checkpoint]:
     devices = [run.device] if run.device.type == "cuda" else []
     run.model.train()
     with torch.random.fork_rng(devices=devices):
-        memories: list[dict[str, Any]] = [{} for _ in run.hooks]
+        if progress.step == 0 and run.hooks:
+            hearing.prepare(run.examples.batch(np.arange(len(run.examples))))
         for step in range(progress.step, len(rates)):
-            _advance(run, optimizer, float(rates[step]), progress, memories)
+            _advance(run, optimizer, float(rates[step]), progress, hearing)
             ends = progress.step % run.steps_per_epoch == 0
             if ends:
                 _end_epoch(run, optimizer, progress)
             due = ends or progress.step % settings.save_steps == 0
             if due:  # also where nothing is saved: a run that goes on from here has nothing to remember
-                memories = [{} for _ in run.hooks]
+                hearing.forget()
             if main and due and progress.step < len(rates):
-                save_state(resume, progress, run.identity, run.parameters, optimizer)
+                save_state(resume, progress, run.identity, run.parameters, optimizer, hearing.records)
     run.model.eval()
     run.accelerator.wait_for_everyone()
     if main:
+        hearing.write(run.out)
         shutil.rmtree(resume, ignore_errors=True)
     return [Checkpoint(run.out / name) for name in _names(settings)]
 
@@ -127,17 +130,18 @@ def _names(settings: Optimisation) -> list[str]:
     return [f"epoch-{number + 1}" for number in range(settings.epochs)]
 
 
-def _advance(run: Run, optimizer: Any, rate: float, progress: Progress, memories: Sequence[dict[str, Any]]) -> None:
+def _advance(run: Run, optimizer: Any, rate: float, progress: Progress, hearing: Hearing) -> None:
     """One optimiser step; adds to `progress`, writes a line of the log and calls the hooks."""
     import torch
 
     epoch, number = divmod(progress.step, run.steps_per_epoch)
     order = epoch_order(len(run.examples), run.seeds.order, epoch)
     size = run.optimisation.batch_rows
-    batch = order[number * size : (number + 1) * size]
-    chosen = _choose(run, batch, rate, progress.step, memories)
-    weight, labels = run.examples.totals(chosen)
-    loss = _backward(run, chosen, weight, progress.step)
+    whole = run.examples.batch(order[number * size : (number + 1) * size])
+    batch = hearing.left(whole, progress.step, rate)
+    weight, labels = batch.weight, batch.labels
+    loss = _backward(run, batch, weight, progress.step, hearing)
+    hearing.watch(progress.step, epoch)
     bound = run.optimisation.max_grad_norm
     norm = float(torch.nn.utils.clip_grad_norm_(run.parameters.values(), math.inf if bound is None else bound))
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -154,7 +158,7 @@ def _advance(run: Run, optimizer: Any, rate: float, progress: Progress, memories
     progress.weight += weight
     progress.rate += rate
     progress.trained_tokens += labels
-    progress.tokens += int(run.examples.lengths(chosen).sum())
+    progress.tokens += int(batch.lengths.sum())
     log: dict[str, Any] = {
         "step": progress.step,
         "epoch": epoch + 1,
@@ -162,8 +166,7 @@ def _advance(run: Run, optimizer: Any, rate: float, progress: Progress, memories
         "learning_rate": rate,
         "gradient_norm": norm,
     }
-    if chosen is not batch:
-        log["kept"] = run.examples.places[chosen].tolist()
+    log |= hearing.about(batch)
     if run.accelerator.is_main_process:
         with (run.out / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(log) + "\n")
@@ -171,39 +174,8 @@ def _advance(run: Run, optimizer: Any, rate: float, progress: Progress, memories
         hook.after_step(progress.step, log)
 
 
-def _choose(
-    run: Run, batch: NDArray[np.int64], rate: float, step: int, memories: Sequence[dict[str, Any]]
-) -> NDArray[np.int64]:
-    """What the hooks that choose keep of a batch, in its order; the batch itself where there are none."""
-    import numpy as np
-
-    from tamis.protocols import Chooser
-
-    for hook, memory in zip(run.hooks, memories, strict=True):
-        if not isinstance(hook, Chooser):
-            continue
-        if run.accelerator.num_processes > 1:
-            raise TrainError(f"{type(hook).__name__} chooses rows in one process only: train without `processes`")
-        candidates = Candidates(
-            step=step,
-            examples=run.examples.examples(batch),
-            numbers=run.examples.places[batch],
-            learning_rate=rate,
-            model=run.model,
-            kind=run.kind,
-            base=run.base,
-            on=run.on,
-            memory=memory,
-        )
-        kept = np.unique(np.asarray(hook.choose(candidates), np.int64))
-        if not len(kept) or kept[0] < 0 or kept[-1] >= len(batch):
-            raise TrainError(f"{type(hook).__name__} kept {kept.tolist()} of {len(batch)} rows in step {step + 1}")
-        batch = batch[kept]
-    return batch
-
-
-def _backward(run: Run, chosen: NDArray[np.int64], weight: float, step: int) -> float:
-    """Put the gradient of the mean loss of the chosen rows into `.grad`, over micro batches and processes; the loss."""
+def _backward(run: Run, batch: Batch, weight: float, step: int, hearing: Hearing) -> float:
+    """Put the gradient of the mean loss of a batch into `.grad`, over micro batches and processes; the loss."""
     import torch
 
     from tamis.batching import batches
@@ -211,15 +183,18 @@ def _backward(run: Run, chosen: NDArray[np.int64], weight: float, step: int) -> 
     accelerator = run.accelerator
     total = torch.zeros((), dtype=torch.float32, device=run.device)
     half = run.base.dtype == "bfloat16"
-    for number, batch in enumerate(batches(run.examples.lengths(chosen), run.on.tokens_per_batch)):
+    for number, places in enumerate(batches(batch.lengths, run.on.tokens_per_batch)):
         if number % accelerator.num_processes != accelerator.process_index:
             continue
-        ids, weights = run.examples.padded(chosen[batch], run.device)
+        micro = batch.some(places)
+        ids, weights = micro.padded(run.device)
         torch.manual_seed(_dropout_seed(run.seeds, step, number))
         with torch.autocast(run.device.type, torch.bfloat16, enabled=half):
-            loss = weighted_nll(run.model, ids, weights) / weight
+            labels = labels_of(run.model, ids, weights)
+            loss = (hearing.weighed(labels, micro, step) * weights[labels.row, labels.place]).sum() / weight
         loss.backward()
         total += loss.detach()
+        hearing.note(labels, micro)
     if accelerator.num_processes > 1:
         _add_up(run, total)
     return float(total)
@@ -268,13 +243,8 @@ def _facts(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
 
 
 def identity_of(trainer: Any, model: ModelRef, rows: TrainingRows, seeds: Seeds, hooks: Sequence[Hook] = ()) -> str:
-    """Digest of what must be equal for a run to go on from a saved state; hooks that choose rows are components."""
+    """Digest of what must be equal for a run to go on from a saved state; hooks that act on steps are components."""
     from tamis import digests
-    from tamis.protocols import Chooser
 
-    choosing = (
-        {"hooks": chosen}
-        if (chosen := [digests.of_component(hook) for hook in hooks if isinstance(hook, Chooser)])
-        else {}
-    )
-    return digests.of_component(trainer, {"model": model, "rows": rows, "seeds": asdict(seeds), **choosing})
+    heard = {"hooks": found} if (found := acting(hooks)) else {}
+    return digests.of_component(trainer, {"model": model, "rows": rows, "seeds": asdict(seeds), **heard})

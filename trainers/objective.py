@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,52 +57,101 @@ class Examples:
     def __len__(self) -> int:
         return len(self.places)
 
-    def lengths(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tokens of the chosen rows (numbers into `places`)."""
+    def batch(self, chosen: NDArray[np.int64]) -> Batch:
+        """The chosen rows (numbers into `places`)."""
         places = self.places[chosen]
-        lengths: NDArray[np.int64] = self.rows.offsets[places + 1] - self.rows.offsets[places]
-        return lengths
+        spans = [slice(self.rows.offsets[place], self.rows.offsets[place + 1]) for place in places]
+        return Batch(places, [self.rows.ids[span] for span in spans], [self.weights[span] for span in spans])
 
-    def examples(self, chosen: NDArray[np.int64]) -> list[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
-        """(ids, labels) of the chosen rows; a label is a token of positive weight."""
-        spans = [slice(self.rows.offsets[place], self.rows.offsets[place + 1]) for place in self.places[chosen]]
-        return [(self.rows.ids[span], self.weights[span] > 0) for span in spans]
 
-    def totals(self, chosen: NDArray[np.int64]) -> tuple[float, int]:
-        """Sum of the label weights and number of labels of the chosen rows."""
+@dataclass(frozen=True)
+class Batch:
+    """Some training rows: `numbers` (n,) their places, their token ids and label weights (float32, 0: no label)."""
+
+    numbers: NDArray[np.int64]
+    ids: Sequence[NDArray[np.int32]]
+    weights: Sequence[NDArray[np.float32]]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(n,) tokens of the rows."""
         import numpy as np
 
-        spans = [slice(self.rows.offsets[place], self.rows.offsets[place + 1]) for place in self.places[chosen]]
-        weight = float(sum(self.weights[span].sum(dtype=np.float64) for span in spans))
-        return weight, int(sum(np.count_nonzero(self.weights[span]) for span in spans))
+        return np.array([len(ids) for ids in self.ids], np.int64)
 
-    def padded(self, chosen: NDArray[np.int64], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pad the chosen rows on the right with 0: ids (b, t) int64 and label weights (b, t) float32."""
+    @property
+    def weight(self) -> float:
+        """Sum of the label weights."""
+        import numpy as np
+
+        return float(sum(weights.sum(dtype=np.float64) for weights in self.weights))
+
+    @property
+    def labels(self) -> int:
+        """Number of labels."""
+        import numpy as np
+
+        return int(sum(np.count_nonzero(weights) for weights in self.weights))
+
+    def examples(self) -> list[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
+        """(ids, labels) of every row; a label is a token of positive weight."""
+        return [(ids, weights > 0) for ids, weights in zip(self.ids, self.weights, strict=True)]
+
+    def some(self, at: NDArray[np.int64]) -> Batch:
+        """The rows at these places of the batch."""
+        return Batch(self.numbers[at], [self.ids[place] for place in at], [self.weights[place] for place in at])
+
+    def masked(self, masks: Sequence[NDArray[np.bool_]]) -> Batch:
+        """The same rows with the labels under the masks alone; rows that lose all their labels are left out."""
+        import numpy as np
+
+        weights = [own * mask for own, mask in zip(self.weights, masks, strict=True)]
+        kept = np.array([place for place, own in enumerate(weights) if own.any()], np.int64)
+        return Batch(self.numbers, self.ids, weights).some(kept)
+
+    def padded(self, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pad the rows on the right with 0: ids (n, t) int64 and label weights (n, t) float32."""
         import numpy as np
         import torch
 
-        width = int(self.lengths(chosen).max())
-        ids = np.zeros((len(chosen), width), np.int64)
-        weights = np.zeros((len(chosen), width), np.float32)
-        for line, place in enumerate(self.places[chosen]):
-            span = slice(self.rows.offsets[place], self.rows.offsets[place + 1])
-            ids[line, : span.stop - span.start] = self.rows.ids[span]
-            weights[line, : span.stop - span.start] = self.weights[span]
+        width = int(self.lengths.max())
+        ids = np.zeros((len(self), width), np.int64)
+        weights = np.zeros((len(self), width), np.float32)
+        for line, (own, weight) in enumerate(zip(self.ids, self.weights, strict=True)):
+            ids[line, : len(own)] = own
+            weights[line, : len(own)] = weight
         return torch.from_numpy(ids).to(device), torch.from_numpy(weights).to(device)
 
 
-def weighted_nll(model: Any, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sum over labels of weight times negative log-likelihood (nats), float32, with its graph.
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a padded batch: `row` and `place` (m,) int64, `target` (m,) ids, `logits` (m, v), `nll` (m,) nats.
 
-    `ids` (b, t) int64 and `weights` (b, t): the weight of token t belongs to its prediction from position t - 1.
+    `nll` is float32 and, like the logits, carries the graph.
     """
-    import torch
+
+    row: torch.Tensor
+    place: torch.Tensor
+    target: torch.Tensor
+    logits: torch.Tensor
+    nll: torch.Tensor
+
+
+def labels_of(model: Any, ids: torch.Tensor, weights: torch.Tensor) -> Labels:
+    """Run the model over ids (b, t) int64 and keep what belongs to tokens whose weight (b, t) is not 0.
+
+    Token t is predicted from position t - 1.
+    """
     import torch.nn.functional as functional
 
     from tamis.logits import selected_logits
 
     labelled = weights[:, 1:] != 0
-    select = torch.nn.functional.pad(labelled, (0, 1))
-    logits = selected_logits(model, ids, select)
-    nll = functional.cross_entropy(logits.float(), ids[:, 1:][labelled], reduction="none")
-    return (nll * weights[:, 1:][labelled]).sum()
+    logits = selected_logits(model, ids, functional.pad(labelled, (0, 1)))
+    target = ids[:, 1:][labelled]
+    nll = functional.cross_entropy(logits.float(), target, reduction="none")
+    row, place = labelled.nonzero(as_tuple=True)
+    return Labels(row, place + 1, target, logits, nll)

@@ -27,8 +27,8 @@ class TrlSft:
     """LoRA fine-tuning by TRL's SFTTrainer (extra `trl`), on the tokens and labels that tamis scores.
 
     Settings as those of `lora`; the schedule is that of transformers, whose first step of a warm-up has a rate of 0.
-    `batch_rows` rows an optimiser step whatever fits on the device. A killed run starts anew. Row weights are refused:
-    TRL has none.
+    `batch_rows` rows an optimiser step whatever fits on the device. A killed run starts anew. Tokens of weight 0 are no
+    labels, and rows without any other are left out; other weights of rows or tokens are refused: TRL has none.
     """
 
     revision: ClassVar[int] = 1
@@ -86,11 +86,15 @@ class TrlSft:
 
 
 def _columns(rows: TrainingRows) -> dict[str, list[list[int]]]:
-    """`input_ids` and `labels`, -100 where a token is no label."""
+    """`input_ids` and `labels`, -100 where a token is no label; rows without a label are left out."""
     import numpy as np
 
-    labels = np.where(rows.trained, rows.ids, -100)
+    trained = rows.trained if rows.token_weights is None else rows.trained & (rows.token_weights > 0)
+    labels = np.where(trained, rows.ids, -100)
     spans = [slice(start, end) for start, end in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)]
+    spans = [span for span in spans if trained[span.start + 1 : span.stop].any()]
+    if not spans:
+        raise TrainError(f"none of the {len(rows)} rows has a trained token of positive weight; nothing to train on")
     return {
         "input_ids": [rows.ids[span].tolist() for span in spans],
         "labels": [labels[span].tolist() for span in spans],

@@ -1,4 +1,4 @@
-"""The loss of every row at every checkpoint of a warm-up: what S2L clusters, and what learning curves are read from."""
+"""Losses of every row at every checkpoint of a warm-up: what S2L clusters, and where forgetting is counted."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectories:
-    """Mean loss per response token of every row at every checkpoint of a warm-up (S2L, Yang et al., 2024).
+    """Loss and token accuracy of every row at every checkpoint of a warm-up (S2L, Yang et al., 2024).
 
     The warm-up may be that of a smaller model: S2L (SmallToLarge) trains the smallest of a family on the pool, and its
     rows' losses over training tell which rows are learnt alike. `start`: put the loss under the model that the
     checkpoints were trained from before them. Time: a forward pass over the pool for each; the models are kept open.
     """
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     checkpoints: tuple[Checkpoint, ...]
     start: bool = False
@@ -46,7 +46,8 @@ class Trajectories:
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
         """`losses` (n, C) float32, nats per response token, checkpoints in order; `reason` (n,) why a row has none.
 
-        DataError where there is no checkpoint, or they were not all trained from one model.
+        `accuracies` (n, C) float32: the share of response tokens to which no other token is preferred. DataError where
+        there is no checkpoint, or they were not all trained from one model.
         """
         import numpy as np
 
@@ -57,16 +58,16 @@ class Trajectories:
         rendered = render_all(shard.read(), base)
         reason = np.array([int(one.reason) for one in rendered], np.uint8)
         rows = np.flatnonzero(reason == 0)
-        losses = np.full((shard.rows, len(models)), np.nan, np.float32)
+        losses, accuracies = (np.full((shard.rows, len(models)), np.nan, np.float32) for _ in range(2))
         set_threads(on.threads)
         if len(rows):
             scored = [rendered[row] for row in rows]
             for number, (_, forward) in enumerate(_opened(models, on.device)):
-                losses[rows, number] = _mean_losses(scored, forward, on)
+                losses[rows, number], accuracies[rows, number] = _means(scored, forward, on)
         broken = (reason == 0) & ~np.isfinite(losses).all(axis=1)
         reason[broken] = Reason.NOT_FINITE
-        losses[broken] = np.nan
-        return {"losses": losses, "reason": reason}
+        losses[broken], accuracies[broken] = np.nan, np.nan
+        return {"losses": losses, "accuracies": accuracies, "reason": reason}
 
     def _models(self) -> tuple[ModelRef, tuple[tuple[ModelRef, str], ...]]:
         """The model that all checkpoints were trained from, and those to be measured, each with its digest."""
@@ -89,16 +90,16 @@ def _opened(models: tuple[tuple[ModelRef, str], ...], device: str) -> list[tuple
     return [(model, forward_of(model)) for model in opened]
 
 
-def _mean_losses(rendered: Sequence[Rendered], forward: Forward, on: Machine) -> NDArray[np.float64]:
-    """(m,) mean negative log-likelihood of the response tokens of rows that have some."""
+def _means(rendered: Sequence[Rendered], forward: Forward, on: Machine) -> NDArray[np.float64]:
+    """(2, m): mean negative log-likelihood and accuracy of the response tokens of rows that have some."""
     import numpy as np
 
     from tamis.batching import batches, with_halving
 
-    means = np.empty(len(rendered))
+    means = np.empty((2, len(rendered)))
 
     def run(batch: NDArray[np.int64]) -> bool:
-        means[batch] = _batch([rendered[row] for row in batch], forward, on)
+        means[:, batch] = _batch([rendered[row] for row in batch], forward, on)
         return True
 
     for whole in batches(np.array([len(one.ids) for one in rendered], np.int64), on.tokens_per_batch):
@@ -118,7 +119,7 @@ def _batch(rendered: Sequence[Rendered], forward: Forward, on: Machine) -> NDArr
     rows = np.repeat(np.arange(len(rendered)), [len(places) for places in scored])
     with torch.inference_mode():
         ids, real = (torch.from_numpy(array).to(on.device) for array in (padded, mask))
-        index = (torch.from_numpy(array).to(on.device) for array in (rows, np.concatenate(scored)))
-        nll, _ = forward.losses(ids, real, forward.hidden(ids, real), *index)
-    values = nll.cpu().numpy().astype(np.float64)
-    return np.bincount(rows, values, len(rendered)) / np.bincount(rows, minlength=len(rendered))
+        row, at = (torch.from_numpy(array).to(on.device) for array in (rows, np.concatenate(scored)))
+        found = forward.predictions(ids, forward.hidden(ids, real), row, at, 1)
+    each = (found.nll.cpu().numpy().astype(np.float64), (found.rank == 1).cpu().numpy().astype(np.float64))
+    return np.stack([np.bincount(rows, one, len(rendered)) for one in each]) / np.bincount(rows)

@@ -41,11 +41,12 @@ class Utility:
 
     `stage`: `instruction` measures pool on pool; `task` also the rows of the target as queries behind rows of the pool
     (`target_as: demonstrations`: rows of the pool behind rows of the target, as the released code has it); `continual`
-    also rows of the pool behind the `existing` data. `candidates`: `copying` measures `per_row` demonstrations a query in
-    the mean, those that hold most of its response word for word, more where the response is short (see
+    also rows of the pool behind the `existing` data. `candidates`: `copying` measures `per_row` demonstrations a query
+    in the mean, those that hold most of its response word for word, more where the response is short (see
     `tamis.pairing.copying_pairs`; and, of the target's queries, `per_row` for every demonstration); `neighbours` the
-    nearest `per_row` by pooled hidden states; `sampled` draws `per_row` queries by `seed` and row key, and shows them every demonstration (of the
-    other side's rows, as many are drawn); `all` measures every pair, n² of them. `layout`: see `tamis.prompting`.
+    nearest `per_row` by pooled hidden states; `sampled` draws `per_row` queries by `seed` and row key, and shows them
+    every demonstration (of the other side's rows, as many are drawn); `all` measures every pair, n² of them. `layout`:
+    see `tamis.prompting`.
 
     Time: a forward pass over every row as demonstration, and one over query tokens for every pair, whose attention sees
     the demonstration's kept keys and values; vocabulary logits for response tokens alone.

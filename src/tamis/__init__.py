@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` imports what is asked for
     from tamis.api import add_columns as add_columns
+    from tamis.api import calibrate as calibrate
     from tamis.api import columns as columns
     from tamis.api import compare as compare
     from tamis.api import evaluate as evaluate
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from tamis.api import mix as mix
     from tamis.api import open_pool as open_pool
     from tamis.api import open_subset as open_subset
+    from tamis.api import plan as plan
     from tamis.api import run as run
     from tamis.api import score as score
     from tamis.api import select as select
@@ -33,7 +35,7 @@ __version__ = "0.1.0"
 
 _VERBS = (
     *("open_pool", "score", "columns", "add_columns", "filter", "select", "mix", "open_subset", "train", "evaluate"),
-    *("load_checkpoints", "compare", "export", "run", "workspace"),
+    *("load_checkpoints", "compare", "export", "run", "workspace", "plan", "calibrate"),
 )
 _LAZY: dict[str, str] = dict.fromkeys(_VERBS, "tamis.api")
 

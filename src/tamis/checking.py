@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,12 @@ from tamis.catalogue import CATALOGUE, build, load, nearest
 from tamis.errors import RecipeError
 from tamis.graph import STAGE_SETTINGS, VERBS, Recipe, Stage, references, scorer_settings
 from tamis.grouping import FIELDS
-from tamis.heading import check_model, check_source, rating_stems
+from tamis.heading import check_model, check_role, check_source, rating_stems
 from tamis.marked import Marked
 from tamis.models import ModelRef
 from tamis.values import Budget, Need
 
-HEAD = ("name", "about", "model", "pool", "target", "existing")
+HEAD = ("name", "about", "model", "judge", "reference", "pool", "target", "existing")
 GIVEN = ("pool", "target", "existing", "model")
 SIDES = {"target": "few_shot.jsonl", "existing": "trained_on.jsonl"}
 _KIND = {"train": "trainers", "pass": "passes", "select": "selectors", "evaluate": "evaluators"}
@@ -25,6 +25,7 @@ def assemble(path: Path, marked: Marked) -> Recipe | None:
     """The recipe of a document, or None where it has faults; every fault is noted in `marked`."""
     values = marked.values
     model = check_model(marked)
+    judge, reference = (check_role(marked, role) for role in ("judge", "reference"))
     for side in ("pool", "target", "existing"):
         if side in values:
             check_source(marked, (side,), values[side])
@@ -45,6 +46,8 @@ def assemble(path: Path, marked: Marked) -> Recipe | None:
         existing=values.get("existing"),
         stages=tuple(ordered),
         values=values,
+        judge=judge,
+        reference=reference,
     )
     for stage in ordered:
         if stage.verb == "compare":
@@ -195,7 +198,7 @@ def _check_budget(marked: Marked, path: tuple[str, ...], value: Any) -> None:
 
 def _check_train(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
     if "hooks" in stage.settings:
-        _check_hooks(marked, stage)
+        _check_hooks(marked, stage, stage.component)
     on = stage.settings.get("on")
     if isinstance(on, Mapping):
         inner = Stage(stage.name, "select", dict(on), ())
@@ -208,8 +211,8 @@ def _check_train(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
         _check_reference(marked, stage, "on", stages, "select")
 
 
-def _check_hooks(marked: Marked, stage: Stage) -> None:
-    """Hooks are components; one that chooses rows needs a trainer that hears it, and may need a target."""
+def _check_hooks(marked: Marked, stage: Stage, trainer: str) -> None:
+    """Hooks are components; one that acts on steps needs a trainer that hears it, and may need a target."""
     from tamis.stages.train import not_heard
 
     hooks = scorer_settings(stage.settings["hooks"])
@@ -218,7 +221,7 @@ def _check_hooks(marked: Marked, stage: Stage) -> None:
         if "target" in _stand_ins("hooks", name) and "target" not in marked.values:
             marked.fault((stage.name, "hooks"), f"{name} needs a target; add `target: {{files: [few_shot.jsonl]}}`")
     try:
-        fault = not_heard(load("trainers", stage.component), hooks)
+        fault = not_heard(load("trainers", trainer), hooks)
     except RecipeError:
         return  # said already
     if fault:
@@ -238,7 +241,8 @@ def _check_pass(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> No
     except RecipeError:
         return  # said already
     needs = built.needs
-    if "checkpoints" in fields:
+    _check_roles(marked, (stage.name,), stage.component, needs)
+    if "checkpoints" in fields and ("checkpoints" in stage.settings or _must_be_given(cls, "checkpoints")):
         _check_reference(marked, stage, "checkpoints", stages, "train", "load")
     for side, example in SIDES.items():
         if side in fields and getattr(built, f"reads_{side}", True) and side not in marked.values:
@@ -271,14 +275,75 @@ def _check_score(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
         marked.fault((stage.name, "score"), f"names no scorer. Known: {', '.join(sorted(CATALOGUE['scorers']))}")
     for name, settings in scorers.items():
         _check_component(marked, stage, (stage.name, "score"), "scorers", name, settings)
-        if name == "gradient-similarity":
+    _check_from(marked, stage, scorers, stages)
+    before = list(stages)[: list(stages).index(stage.name)]
+    earlier = [name for other in before if stages[other].verb == "score" for name in _scorers_of(stages[other])]
+    _check_columns(marked, (stage.name, "score"), scorers, earlier)
+
+
+def _scorers_of(stage: Stage) -> dict[str, dict[str, Any]]:
+    return scorer_settings(stage.settings["score"])
+
+
+def _check_columns(
+    marked: Marked, path: tuple[str, ...], scorers: Mapping[str, Mapping[str, Any]], earlier: Sequence[str] = ()
+) -> None:
+    """The columns that scorers read can be made, and every model that they or those need is named."""
+    from tamis.stages.dependence import ordered
+
+    try:
+        built = {name: build("scorers", name, own) for name, own in scorers.items()}
+    except RecipeError:
+        return  # said already
+    try:
+        everything = ordered(built, [*earlier, *rating_stems(marked.values)])
+    except RecipeError as error:
+        for fault in error.faults:
+            marked.fault(path, fault)
+        return
+    for name, scorer in everything.items():
+        _check_roles(marked, path, name, scorer.needs)
+
+
+def _check_roles(marked: Marked, path: tuple[str, ...], name: str, needs: Iterable[Need]) -> None:
+    """A judge or a reference model that is needed must be named."""
+    from tamis.stages.workspace import without
+
+    for role in sorted({need.by for need in needs if need.by != "model"}):
+        if role not in marked.values:
+            marked.fault(path, without(role, name))
+
+
+def _check_from(
+    marked: Marked, stage: Stage, scorers: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Stage]
+) -> None:
+    """A scorer that reads the signal of a stage names it by `from`."""
+    from tamis.stages.measure import SHARED
+
+    for name, settings in scorers.items():
+        try:
+            needs = build("scorers", name, settings).needs
+        except RecipeError:
+            continue  # said already
+        if any(need.kind == "signal" and need.name not in SHARED for need in needs):
             _check_reference(marked, stage, "from", stages, "pass")
+            return
+
+
+def _must_be_given(cls: type[Any], name: str) -> bool:
+    import dataclasses
+
+    return any(
+        item.name == name and item.default is item.default_factory is dataclasses.MISSING
+        for item in dataclasses.fields(cls)
+    )
 
 
 def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
     _check_budget(marked, (stage.name,), stage.settings.get("budget"))
     for name, settings in scorer_settings(stage.settings.get("mix")).items():
         _check_component(marked, stage, (stage.name, "mix"), "mixers", name, settings)
+    _check_weigh(marked, stage)
     needs = _select_needs(stage)
     _check_select_needs(marked, stage, stages, needs)
     for column in _columns_used(marked, stage, needs):
@@ -286,15 +351,29 @@ def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> 
         known = {*CATALOGUE["scorers"], "source", "kind", "file", "meta", *rating_stems(marked.values)}
         if scorer not in known:
             marked.fault((stage.name,), f"uses the column {column!r}, which no scorer makes{_near_scorer(scorer)}")
+        elif scorer in CATALOGUE["scorers"]:
+            made = [_scorers_of(other) for other in stages.values() if other.verb == "score"]
+            own: dict[str, Any] = next((given[scorer] for given in made if scorer in given), {})
+            _check_columns(marked, (stage.name,), {scorer: own})
+
+
+def _check_weigh(marked: Marked, stage: Stage) -> None:
+    """One weigher at most: two sets of token weights would have to be multiplied, and no method says how."""
+    given = scorer_settings(stage.settings.get("weigh"))
+    if len(given) > 1:
+        marked.fault((stage.name, "weigh"), f"names {len(given)} weighers; expected one: {', '.join(given)}")
+    for name, settings in given.items():
+        _check_component(marked, stage, (stage.name, "weigh"), "weighers", name, settings)
 
 
 def _select_needs(stage: Stage) -> dict[str, list[Need]]:
     """What a selector and its mixer need, by their names; nothing of one whose settings are wrong, which is said."""
     found: dict[str, list[Need]] = {}
-    mixers = scorer_settings(stage.settings.get("mix"))
+    mixers, weighers = (scorer_settings(stage.settings.get(key)) for key in ("mix", "weigh"))
     for kind, name, own in (
         ("selectors", stage.component, stage.own),
         *(("mixers", name, own) for name, own in mixers.items()),
+        *(("weighers", name, own) for name, own in weighers.items()),
     ):
         try:
             found.setdefault(name, []).extend(build(kind, name, own).needs)
@@ -310,6 +389,7 @@ def _check_select_needs(
     from tamis.stages.measure import SHARED
 
     for name, own in needs.items():
+        _check_roles(marked, (stage.name,), name, own)
         if any(need.kind == "signal" and need.side == "pool" and need.name not in SHARED for need in own):
             _check_reference(marked, stage, "from", stages, "pass")
         for side, example in SIDES.items():
@@ -340,11 +420,13 @@ def _check_compare(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) ->
     else:
         check_source(marked, (stage.name, "evaluate"), stage.settings["evaluate"])
     arms = stage.settings.get("with", ["random", "longest"])
-    known = ["full", *CATALOGUE["selectors"]]
+    known = ["full", "plain", *CATALOGUE["selectors"]]
     for arm in arms if isinstance(arms, list) else [arms]:
-        if arm not in ("random", "longest", "full"):
+        if arm not in ("random", "longest", "full", "plain"):
             marked.fault(
-                (stage.name, "with"), f"{arm!r} is no baseline{nearest(str(arm), known)} Use random, longest, full"
+                (stage.name, "with"),
+                f"{arm!r} is no baseline{nearest(str(arm), known)} Use random, longest, full, or plain (the same rows "
+                "without weights and hooks)",
             )
     runs = stage.settings.get("runs", 3)
     if not isinstance(runs, int) or runs < 1:
@@ -374,3 +456,5 @@ def _check_training(marked: Marked, recipe: Recipe, stage: Stage) -> None:
         marked.fault((stage.name,), str(error))
         return
     _check_component(marked, stage, (stage.name, "train"), "trainers", trainer, settings)
+    if "hooks" in stage.settings:
+        _check_hooks(marked, stage, trainer)

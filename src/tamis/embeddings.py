@@ -1,4 +1,7 @@
-"""Embeddings of rows, as the covering and matching selectors read them: pooled hidden states of the `tokens` pass."""
+"""Embeddings of rows, as the covering and matching selectors read them: pooled hidden states of the `tokens` pass.
+
+A stage of the pass `sentence-embeddings`, named by `from`, stands in for them: it makes the same signal.
+"""
 
 from __future__ import annotations
 
@@ -83,6 +86,12 @@ def of_side(view: PoolView, side: Side, who: str) -> NDArray[np.float32]:
     good = np.isfinite(vectors).all(axis=1)
     if not good.any():
         raise DataError(f"no row of the {data} has hidden states; all were refused by the model's pass")
+    own = view.signal("tokens", "pooled").shape[1]
+    if own != vectors.shape[1]:
+        raise DataError(
+            f"{who} compares embeddings of {own} numbers with those of the {data}, which have {vectors.shape[1]}: both "
+            "must come from one model (`sentence-embeddings` embeds the pool alone)"
+        )
     return vectors[good]
 
 

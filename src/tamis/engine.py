@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from tamis.errors import TamisError
@@ -41,13 +42,40 @@ def map_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], on: Machine
     yield from _map_in_workers(function, jobs, on)
 
 
+@contextmanager
+def workers_kept() -> Iterator[None]:
+    """Workers that `map_jobs` starts inside stay for its next calls inside: starting them takes seconds.
+
+    They end with the block, or where a call fails.
+    """
+    if _KEPT.get() is not None:
+        yield
+        return
+    kept: dict[tuple[int, int], _Workers] = {}
+    token = _KEPT.set(kept)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+        for pool in kept.values():
+            pool.close()
+
+
+def _workers(on: Machine, jobs: int) -> _Workers:
+    """Take the workers that were kept, or new ones."""
+    kept = _KEPT.get()
+    if kept is None:
+        return _Workers(min(on.workers, jobs), on.threads)
+    return kept.pop((on.workers, on.threads), None) or _Workers(on.workers, on.threads)
+
+
 def _map_in_workers(function: Callable[[Job], Result], jobs: Sequence[Job], on: Machine) -> Iterator[Result]:
     """Start workers, again where none came up (a process limit, memory that was short for a moment), and map."""
     import time
     from concurrent.futures.process import BrokenProcessPool
 
     for left in reversed(range(STARTS)):
-        pool = _Workers(min(on.workers, len(jobs)), on.threads)
+        pool = _workers(on, len(jobs))
         try:
             with pool:
                 yield from pool.map(function, jobs)
@@ -71,6 +99,7 @@ class _Workers:
         from concurrent.futures import ProcessPoolExecutor
 
         context = multiprocessing.get_context("spawn")
+        self.size = (workers, threads)
         self.ready = context.Event()  # set by the first worker that came up
         self.inside, self.stop = context.Pipe(duplex=False)  # workers end when the only writer is closed
         initial = (threads, self.ready, self.inside)
@@ -84,14 +113,24 @@ class _Workers:
             yield future.result()
 
     def __enter__(self) -> None:
-        """Nothing: workers start with the first job."""
+        """Nothing: workers start with the first jobs, no more than there are jobs."""
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is None and (kept := _KEPT.get()) is not None:
+            kept[self.size] = self
+            return
         if kind is not None and not issubclass(kind, Exception):
             self.stop.close()
+        self.close()
+
+    def close(self) -> None:
+        """End the workers when what runs is done."""
         self.executor.shutdown(wait=True, cancel_futures=True)
         self.stop.close()
         self.inside.close()
+
+
+_KEPT: ContextVar[dict[tuple[int, int], _Workers] | None] = ContextVar("kept", default=None)
 
 
 @contextmanager

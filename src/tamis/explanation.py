@@ -37,9 +37,27 @@ def explain(run: Path, row: str) -> dict[str, Any]:
         for key, value in (values or [{}])[0].items()
         if key != "key"
     }
+    facts["weights"] = _weights(run, facts["key"])
     facts["notes"] = _notes(run)
     facts["messages"], facts["excerpt"] = _text(run, facts["key"])
     return facts
+
+
+def _weights(run: Path, key: str) -> dict[str, Any]:
+    """Training weight of a row that was selected, and what is left of its response tokens; nothing of other rows."""
+    import pyarrow.parquet as pq
+
+    file = run / "subset.parquet"
+    found = pq.read_table(file, filters=[("key", "=", key)]).to_pylist() if file.is_file() else []
+    if not found:
+        return {}
+    said: dict[str, Any] = {"row": found[0]["weight"]}
+    tokens = found[0].get("token_weights")
+    if tokens is not None:
+        said["response_tokens"] = len(tokens)
+        said["response_tokens_with_weight"] = sum(weight > 0 for weight in tokens)
+        said["token_weights"] = tokens
+    return said
 
 
 def _notes(run: Path) -> list[str]:

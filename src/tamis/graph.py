@@ -17,9 +17,10 @@ STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "load": ("load", "learning_rates", "moments"),
     "pass": ("pass", "target", "existing", "checkpoints", "from", "only"),
     "score": ("score", "from"),
-    "select": ("select", "from", "budget", "where", "mix"),
+    "select": ("select", "from", "budget", "where", "mix", "weigh"),
     "compare": (
-        *("compare", "with", "evaluate", "runs", "train", "learning_rates", "full", "metric", "composition", "draws"),
+        *("compare", "with", "evaluate", "runs", "train", "hooks", "learning_rates", "full", "metric", "composition"),
+        "draws",
     ),
     "evaluate": ("evaluate", "model", "on"),
     "export": ("export", "subset", "to"),
@@ -59,6 +60,8 @@ class Recipe:
     stages: tuple[Stage, ...]
     values: Mapping[str, Any] = field(default_factory=dict)
     existing: Mapping[str, Any] | None = None
+    judge: ModelRef | None = None
+    reference: ModelRef | None = None
 
     def stage(self, name: str) -> Stage:
         """A stage by name."""
@@ -81,10 +84,10 @@ class Recipe:
             return str(own["train"]), {key: value for key, value in own.items() if key != "train"}
         for other in self.stages:
             if other.verb == "train" and other.settings.get("on") == stage.settings["compare"]:
-                if "hooks" in other.settings:
+                if "hooks" in other.settings and "hooks" not in stage.settings:
                     raise RecipeError(
-                        f"{stage.name}: arms are trained without hooks, {other.name} with; give {stage.name} a `train` "
-                        "of its own"
+                        f"{stage.name}: arms are trained without hooks, {other.name} with; give {stage.name} `hooks` "
+                        "for the arm of the method, or a `train` of its own"
                     )
                 return other.component, other.own
         raise RecipeError(

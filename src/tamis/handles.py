@@ -34,12 +34,16 @@ def keep_pool(pool: Pool, work: Workspace) -> Path:
 
 @dataclass(frozen=True, repr=False)
 class Scored:
-    """A pool with columns. `scored["ifd"]` is one column's values, (n,) float32, by full or short name."""
+    """A pool with columns. `scored["ifd"]` is one column's values, (n,) float32, by full or short name.
+
+    `notes`: what should be known of them. `facts`: what fitted scorers say of the pool, by scorer.
+    """
 
     pool: Pool
     columns: Mapping[str, Column]
     work: Workspace
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         return self.column(name).values
@@ -153,6 +157,25 @@ class Shares(dict[str, Budget]):
     def _card(self) -> Card:
         rows = [[name, str(budget)] for name, budget in self.items()]
         return Card(f"Shares of {len(self)} groups", ("group", "budget"), rows)
+
+    def __repr__(self) -> str:
+        return self._card().text()
+
+    def _repr_html_(self) -> str:
+        return self._card().html()
+
+
+class Calibrated(dict[str, Any]):
+    """Figures of a score against the truth: `ece`, `brier`, `auroc`, `aurc`, over `rows` of which `right` are right.
+
+    None where a figure has no meaning: ECE and Brier of a score that is no confidence in [0, 1].
+    """
+
+    def _card(self) -> Card:
+        names = ("auroc", "aurc", "ece", "brier", "error", "tsu")
+        rows = [[name, "not defined" if self[name] is None else self[name]] for name in names if name in self]
+        title = f"{self['column']} against {self['truth']}: {self['rows']:,} rows, {self['right']:,} right"
+        return Card(title, ("figure", "value"), rows)
 
     def __repr__(self) -> str:
         return self._card().text()

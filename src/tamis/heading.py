@@ -18,23 +18,31 @@ SOURCES = ("files", "map", "sample", "source", "shard_rows", "max_bad", "columns
 
 def check_model(marked: Marked) -> ModelRef:
     """The model of a recipe (`tamis:tiny-lm` where none is named); faults are noted, and a stand-in returned."""
-    given = marked.values.get("model", {"name": SHIPPED_MODEL})
+    return _check_ref(marked, "model", marked.values.get("model", {"name": SHIPPED_MODEL}))
+
+
+def check_role(marked: Marked, role: str) -> ModelRef | None:
+    """The judge or the reference model of a recipe, or None; faults are noted."""
+    return _check_ref(marked, role, marked.values[role]) if role in marked.values else None
+
+
+def _check_ref(marked: Marked, role: str, given: Any) -> ModelRef:
     if isinstance(given, str):
         given = {"name": given}
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-        marked.fault(("model",), "needs a `name`: a folder, a name on the Hugging Face hub, or tamis:tiny-lm")
+        marked.fault((role,), "needs a `name`: a folder, a name on the Hugging Face hub, or tamis:tiny-lm")
         return ModelRef(name=SHIPPED_MODEL)
-    values, faults = checked(ModelRef, "model", given)
+    values, faults = checked(ModelRef, role, given)
     for fault in faults:
-        marked.fault(("model", fault.setting), fault.text)
+        marked.fault((role, fault.setting), fault.text)
     tokens = values.get("max_tokens", 2048)
     if tokens < 2:
-        marked.fault(("model", "max_tokens"), f"expected a whole number of at least 2, got {tokens}")
-    _check_model_name(marked, given["name"])
+        marked.fault((role, "max_tokens"), f"expected a whole number of at least 2, got {tokens}")
+    _check_model_name(marked, role, given["name"])
     return ModelRef(**values)
 
 
-def _check_model_name(marked: Marked, name: str) -> None:
+def _check_model_name(marked: Marked, role: str, name: str) -> None:
     from tamis.models import SHIPPED
     from tamis.models import shipped as shipped_path
 
@@ -42,9 +50,9 @@ def _check_model_name(marked: Marked, name: str) -> None:
         try:
             shipped_path(name)
         except RecipeError as error:
-            marked.fault(("model", "name"), str(error))
+            marked.fault((role, "name"), str(error))
     elif name.startswith(("/", "./", "../")) and not Path(name).is_dir():
-        marked.fault(("model", "name"), f"there is no folder {name!r}")
+        marked.fault((role, "name"), f"there is no folder {name!r}")
 
 
 def check_source(marked: Marked, path: tuple[str, ...], value: Any) -> None:

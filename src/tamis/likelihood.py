@@ -44,7 +44,7 @@ def response_nll(
         arrays = (padded, mask, owners, np.concatenate(places))
         with torch.inference_mode():
             ids, real, rows, at = (torch.from_numpy(array).to(on.device) for array in arrays)
-            nll, _ = parts.losses(ids, real, parts.hidden(ids, real), rows, at)
+            nll = parts.losses(ids, parts.hidden(ids, real), rows, at)
         sums[batch] = np.bincount(owners, nll.cpu().numpy().astype(np.float64), minlength=len(chosen))
         return True
 

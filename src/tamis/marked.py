@@ -13,6 +13,7 @@ from tamis.errors import RecipeError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 Where = tuple[str, ...]
+NAMED = ("model", "judge", "reference")  # a bare name stands for `{name: …}`
 
 
 @dataclass
@@ -117,6 +118,8 @@ def apply_override(marked: Marked, override: str) -> None:
     place = marked.values
     for key in keys[:-1]:
         below = place.setdefault(key, {})
+        if place is marked.values and key in NAMED and isinstance(below, str):
+            below = place[key] = {"name": below}
         if not isinstance(below, dict):
             marked.faults.append(f"--set {override}: {key!r} is not a mapping, so nothing can be set below it")
             return

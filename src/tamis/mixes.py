@@ -166,9 +166,19 @@ class _Mixed:
             gains=_joined([one.gains for one in self.chosen], np.float32),
             values=self.values,
             reasons=self.reasons,
+            weights=self._weights(),
             unit=self.chosen[0].unit if self.chosen else "",
             notes=tuple(self.notes),
         )
+
+    def _weights(self) -> NDArray[np.float32] | None:
+        """Row weights of the groups whose selection gave some, 1 in the others; None where none did."""
+        import numpy as np
+
+        if all(one.weights is None for one in self.chosen):
+            return None
+        parts = [np.ones(len(one.positions)) if one.weights is None else one.weights for one in self.chosen]
+        return _joined(parts, np.float32)
 
 
 def _affordable(share: Budget, cost: NDArray[np.int64]) -> Budget | None:

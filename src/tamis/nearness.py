@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 By = Literal["influence", "rds"]
 Duplicates = Literal["once", "keep"]
-POOLED = (("pooled", True),)
+POOLED = (("loss", "none"), ("pooled", True))
 _ROUND = 12  # digits of a share of mass, relative to the largest: sums do not depend on the order of rows beyond
 
 
@@ -95,6 +95,8 @@ def _hidden_states(view: PoolView, who: str) -> NDArray[np.float32]:
     good = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
     if not good.any():
         raise DataError("no row of the target has hidden states; every target row was refused by the model's pass")
+    if vectors.shape[1] != view.signal("tokens", "pooled").shape[1]:
+        raise DataError(f"{who} compares embeddings of the pool with those of the target: both must be of one model")
     return similarities(view.signal("tokens", "pooled"), vectors[good], np.arange(int(good.sum()), dtype=np.int64))
 
 

@@ -1,9 +1,9 @@
-"""One vector per row: the mean of the last hidden states weighted by position (RDS+, arXiv 2503.01807)."""
+"""One vector per row from its last hidden states; by default a mean weighted by position (RDS+, arXiv 2503.01807)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,12 +13,24 @@ if TYPE_CHECKING:
     from tamis.rendering import Rendered
     from tamis.values import Machine
 
+How = Literal["weighted", "mean", "last"]
 
-def position_weighted(hidden: Any, real: Any) -> Any:
-    """Mean of hidden states (b, t, d) with weights t / sum(t), t = 1, 2, … over real tokens; unit length, float32."""
+
+def pool(hidden: Any, real: Any, how: How = "weighted") -> Any:
+    """One vector for each sequence of hidden states (b, t, d), real (b, t) from the first on: unit length, float32.
+
+    `weighted`: mean with weights t / sum(t), t = 1, 2, … over real tokens. `mean`: plain mean. `last`: the last one's.
+    """
     import torch
 
-    weights = torch.arange(1, real.shape[1] + 1, device=real.device, dtype=torch.float32) * real
+    if how == "last":
+        last = real.sum(1) - 1
+        return torch.nn.functional.normalize(
+            hidden[torch.arange(len(hidden), device=hidden.device), last].float(), dim=-1
+        )
+    weights = real.float()
+    if how == "weighted":
+        weights = weights * torch.arange(1, real.shape[1] + 1, device=real.device, dtype=torch.float32)
     weights = weights / weights.sum(1, keepdim=True)
     # the scale of the states is divided out in float32, so nothing is lost to half precision
     mean = torch.einsum("bt,btd->bd", weights, hidden.float())
@@ -43,7 +55,7 @@ def pooled_states(rendered: Sequence[Rendered], ref: ModelRef, on: Machine) -> N
         padded, mask = pad([rendered[place].ids for place in places[batch]], 0)
         with torch.inference_mode():
             ids, real = (torch.from_numpy(array).to(on.device) for array in (padded, mask))
-            found[places[batch]] = position_weighted(forward.hidden(ids, real), real).cpu().numpy()
+            found[places[batch]] = pool(forward.hidden(ids, real), real).cpu().numpy()
         return True
 
     lengths = np.array([len(rendered[place].ids) for place in places], np.int64)

@@ -6,6 +6,7 @@ A query behind a demonstration is `demonstrations[j]` followed by `queries[i]`; 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tamis.rendering import Rendered
     from tamis.values import Row
 
-Layout = Literal["chat", "instruction", "released"]
+Layout = Literal["chat", "instruction", "released", "nuggets", "nuggets-released"]
 _TASK = "Instruction:\nAnswer the query clearly and concisely; follow the example where there is one.\n\n\n"
 # the wording of DELIFT's released code (agarwalishika/DELIFT), which differs with and without an example
 _RELEASED_BARE = "Instruction: Please generate a response to the following query.\n\n\nQuery: "
@@ -28,6 +29,33 @@ _RELEASED = (
     "Instruction:\nUse the following example as a guide to answer the query in the same format and style, providing a "
     "clear and concise response.\n\n\n"
 )
+
+
+@dataclass(frozen=True)
+class _Wording:
+    """Plain texts of a layout: what stands before everything (`opened`: BOS first), and without a demonstration.
+
+    `end`: an end token behind the response; `border`: one before it too.
+    """
+
+    head: str
+    bare: str | None  # None: as with a demonstration
+    example: str
+    question: str
+    opened: bool = True
+    border: bool = False
+    end: bool = True
+
+
+_NUGGET = _Wording("", None, "Instruction:\n{ask}\nResponse:\n{answer}", "Instruction:\n{ask}\nResponse:\n", end=False)
+_WORDINGS: dict[str, _Wording] = {
+    "instruction": _Wording(_TASK, None, "Example:\n{ask}\n{answer}\n\n\n", "Query:\n{ask}\n"),
+    "released": _Wording(
+        _RELEASED, _RELEASED_BARE, "Example:\n{ask}\n{answer}\n\n\nQuery:\n", "{ask}\n", opened=False, border=True
+    ),
+    "nuggets": _NUGGET,
+    "nuggets-released": dataclasses.replace(_NUGGET, bare=""),
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +79,10 @@ def prompts_of(rows: Sequence[Row], ref: ModelRef, layout: Layout) -> Prompts:
     `chat`: the demonstration is an earlier conversation in the model's own chat template, every assistant turn of a row
     is scored. `instruction`: one plain text for both, with the last assistant turn and the end token as the response.
     `released`: the plain texts of DELIFT's released code, one with and another without an example, an end token on
-    either side of the response and no BOS; its borders are tokenised apart. A row that does not fit whole into the
-    model's maximum has the reason CUT.
+    either side of the response and no BOS; its borders are tokenised apart. `nuggets`: the plain text of Nuggets, in
+    which a query follows its demonstration without a border, and no end token; `nuggets-released` leaves BOS out where
+    there is no demonstration, as its code does. A row that does not fit whole into the model's maximum has the reason
+    CUT.
     """
     return _chat(rows, ref) if layout == "chat" else _plain(rows, ref, layout)
 
@@ -97,16 +127,16 @@ def _plain(rows: Sequence[Row], ref: ModelRef, layout: Layout) -> Prompts:
         found = tokenizer([encodable(part) for part in parts], add_special_tokens=False, verbose=False)["input_ids"]
         return [np.asarray(ids, np.int32) for ids in found]
 
-    released = layout == "released"
-    head = tokens([_RELEASED if released else bos_text(tokenizer) + _TASK])[0]
-    bare = tokens([_RELEASED_BARE])[0] if released else head
-    close = "\n\n\nQuery:\n" if released else "\n\n\n"
+    wording = _WORDINGS[layout]
+    head = tokens([(bos_text(tokenizer) if wording.opened else "") + wording.head])[0]
+    bare = head if wording.bare is None else tokens([wording.bare])[0]
     shown = [
-        np.concatenate([head, ids]) for ids in tokens([f"Example:\n{ask}\n{answer}{close}" for ask, answer in asked])
+        np.concatenate([head, ids])
+        for ids in tokens([wording.example.format(ask=ask, answer=answer) for ask, answer in asked])
     ]
-    questions = tokens([f"{ask}\n" if released else f"Query:\n{ask}\n" for ask, _ in asked])
+    questions = tokens([wording.question.format(ask=ask) for ask, _ in asked])
     end = np.array([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], np.int32)
-    border = end if released else end[:0]
+    border, end = (end if wording.border else end[:0]), (end if wording.end else end[:0])
     queries = []
     for question, answer in zip(questions, tokens([answer for _, answer in asked]), strict=True):
         before = np.concatenate([question, border])

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from tamis.checkpoints import Checkpoint
     from tamis.models import ModelRef
     from tamis.pool import Pool, Shard
-    from tamis.training import Candidates, Takes
-    from tamis.values import Arrays, Budget, Column, Items, Machine, Need, Seeds, Subset
+    from tamis.training import Candidates, StepRows, StepTokens, Takes
+    from tamis.values import Arrays, Budget, Column, Items, Machine, Need, Seeds, Subset, Weights
     from tamis.views import PoolView, ShardSignals
 
 
@@ -41,6 +42,10 @@ class Pass(Component, Protocol):
     they are shown wherever the signal is used. `unaligned` names arrays whose first axis is not rows (ragged values
     without offsets of their own). A pass that must see the pool once has `fit(view, on) -> (arrays, facts)`: the arrays
     are stored and handed to `measure` as `have["fit"]`; `facts["note"]` is one more such sentence.
+
+    One that scorers with several settings share has `merge(other)`, the poorest pass that gives what both give; what
+    was measured with more serves those who ask for less. `forwards` is what it costs, in forward passes over the pool's
+    tokens (default 1, none without a model).
     """
 
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
@@ -49,10 +54,24 @@ class Pass(Component, Protocol):
 
 
 class Scorer(Component, Protocol):
-    """Pure function of signals, one shard at a time."""
+    """Pure function of signals and columns, one shard at a time.
+
+    One that must see the pool once has `fit(view) -> (arrays, facts)`, kept as those of a pass are; `notes()` too.
+    """
 
     def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
         """Named columns (n,), each with unit and, where NaN, a reason. Names are views: `response`, `prompt`, …"""
+        ...
+
+
+class Weigher(Component, Protocol):
+    """Weighs rows or response tokens for training. A pure function of signals, one shard at a time, as a scorer is.
+
+    `about()`, where a weigher has it, is a sentence that says what its weights mean.
+    """
+
+    def weigh(self, have: ShardSignals, /) -> Weights:
+        """The weights of all rows of a shard."""
         ...
 
 
@@ -83,7 +102,7 @@ class Trainer(Component, Protocol):
     """Fine-tunes a model on a subset."""
 
     takes: ClassVar[Takes]  # which rows it is given; without it, tokens
-    lets_hooks_choose: ClassVar[bool]  # whether a `Chooser` among its hooks is heard; without it, no
+    lets_hooks_choose: ClassVar[bool]  # whether hooks that choose, prune, weigh or watch are heard; without it, no
 
     def train(
         self, model: ModelRef, rows: Any, seeds: Seeds, hooks: Sequence[Hook], out: Path, on: Machine, /
@@ -96,7 +115,11 @@ class Trainer(Component, Protocol):
 
 
 class Hook(Protocol):
-    """Sees training steps. A hook that is a `Chooser` too decides, before each, which rows it is made on."""
+    """Sees training steps. What else a hook does, it says by being a Chooser, Pruner, Reweigher, Preparer or Watcher.
+
+    Those are components of the kind `hooks`; a field named `target` is filled by the run. Everything that they do must
+    be a function of their settings and of what they are given, so that a run that goes on gives the same bits.
+    """
 
     def after_step(self, step: int, log: Mapping[str, Any], /) -> None:
         """Called after every optimiser step with `loss`, `learning_rate`, `epoch` and `gradient_norm`."""
@@ -105,11 +128,59 @@ class Hook(Protocol):
 
 @runtime_checkable
 class Chooser(Protocol):
-    """Selects within the batch. A component of the kind `hooks`; a field named `target` is filled by the run."""
+    """Selects within the batch of an optimiser step, all its micro batches together."""
 
     def choose(self, candidates: Candidates, /) -> NDArray[np.int64]:
         """Places among the candidates of the rows to be kept, at least one; called before the step's backward pass."""
         ...
+
+
+@runtime_checkable
+class Pruner(Protocol):
+    """Selects rows and tokens within the batch of an optimiser step, all its micro batches together."""
+
+    def prune(self, candidates: Candidates, /) -> Sequence[NDArray[np.bool_]]:
+        """One mask per candidate, as long as its ids: the labels that stay. A row without one leaves the batch.
+
+        The loss of the step is the weighted mean over the labels that stay, at least one.
+        """
+        ...
+
+
+@runtime_checkable
+class Reweigher(Protocol):
+    """Weighs tokens by what the model in training makes of them."""
+
+    def reweigh(self, tokens: StepTokens, /) -> torch.Tensor:
+        """(m,) factors, finite and not negative, of the weights of the labels of a micro batch.
+
+        The loss of the step stays divided by the weights without factors: half the factors, half the gradient.
+        """
+        ...
+
+
+@runtime_checkable
+class Preparer(Protocol):
+    """Measures the training rows before the first step."""
+
+    def prepare(self, candidates: Candidates, /) -> None:
+        """Put what later steps need into `candidates.record`; the candidates are all training rows.
+
+        Called once a run, on the untouched model; a run that goes on has the record.
+        """
+        ...
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Sees the losses of the rows of every step; `keeps`, where it has one, names the folder of its record."""
+
+    def watch(self, rows: StepRows, /) -> None:
+        """Called after the step's backward pass and before `after_step`."""
+        ...
+
+
+ACTING = (Chooser, Pruner, Reweigher, Preparer, Watcher)  # hooks that need a trainer which shows them its steps
 
 
 class Evaluator(Component, Protocol):

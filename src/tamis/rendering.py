@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tamis.models import ModelRef
     from tamis.training import TrainingPairs, TrainingRows
-    from tamis.values import Row
+    from tamis.values import Kind, Row
 
 log = logging.getLogger(__name__)
 Side = Literal["chosen", "rejected"]
@@ -66,11 +66,18 @@ def render_all(rows: Sequence[Row], ref: ModelRef, *, side: Side = "chosen") -> 
     the prompt, nothing scored. A token without a predecessor (the first of the sequence) is never scored. Rows that
     the template refuses come back without tokens. Raises ModelError where the template has no exact spans (DESIGN §7).
     """
-    laid = [_lay(row, ref, side) for row in rows]
-    encoded = _tokenise([item.text if isinstance(item, Laid) else "" for item in laid], ref)
+    return render_laid([_lay(row, ref, side) for row in rows], ref, [row.kind for row in rows])
+
+
+def render_laid(laid: Sequence[Laid | Reason], ref: ModelRef, kinds: Sequence[Kind] | None = None) -> list[Rendered]:
+    """What is laid out as text, or the reason why it is not, in tokens, with one call of the tokenizer.
+
+    The tokens that start in a span of a turn are scored. `kinds`: those of the rows; without, conversations.
+    """
+    encoded = tokenise([item.text if isinstance(item, Laid) else "" for item in laid], ref)
     done = []
-    for row, item, (ids, starts) in zip(rows, laid, encoded, strict=True):
-        done.append(_assemble(row, item, ids, starts, ref) if isinstance(item, Laid) else _empty(item))
+    for kind, item, (ids, starts) in zip(kinds or ["chat"] * len(laid), laid, encoded, strict=True):
+        done.append(_assemble(kind, item, ids, starts, ref) if isinstance(item, Laid) else _empty(item))
     return done
 
 
@@ -143,7 +150,7 @@ def generation_prompt(messages: Sequence[Message], ref: ModelRef, *, tools: str 
         text = chat_template(ref.name).prompt(context, tools)
     except RowRefused as error:
         raise DataError(str(error)) from error
-    ids, _ = _tokenise([text], ref)[0]
+    ids, _ = tokenise([text], ref)[0]
     return [int(token) for token in ids]
 
 
@@ -196,8 +203,8 @@ def _lay_text(row: Row, bos: str) -> Laid:
     return Laid(start + text, (Turn((0, 0), ((0, len(start + text)),)),))
 
 
-def _tokenise(texts: Sequence[str], ref: ModelRef) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-    """Ids and true first character of every token."""
+def tokenise(texts: Sequence[str], ref: ModelRef) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+    """Ids (t,) int32 and true first character (t,) int64 of every token of every text, without special tokens added."""
     import numpy as np
 
     tokenizer: Any = chat_template(ref.name).tokenizer
@@ -231,7 +238,7 @@ def _true_starts(ids: Sequence[int], bounds: NDArray[np.int64], tokenizer: Any) 
     return starts
 
 
-def _assemble(row: Row, laid: Laid, ids: NDArray[np.int32], starts: NDArray[np.int64], ref: ModelRef) -> Rendered:
+def _assemble(kind: str, laid: Laid, ids: NDArray[np.int32], starts: NDArray[np.int64], ref: ModelRef) -> Rendered:
     import numpy as np
 
     tokenizer: Any = chat_template(ref.name).tokenizer
@@ -240,14 +247,14 @@ def _assemble(row: Row, laid: Laid, ids: NDArray[np.int32], starts: NDArray[np.i
     for number, one in enumerate(laid.turns):
         for low, high in one.spans:
             turn[(starts >= low) & (starts < high)] = number
-        if row.kind != "text":
+        if kind != "text":
             headers.append(_header_ids(one, ids, starts, tokenizer.bos_token_id))
     limit = longest(ref)
     kept = slice(None, limit) if ref.truncation == "right" else slice(-limit, None)
     cut_turn = turn[kept].copy()
     cut_turn[:1] = -1  # no predecessor: never predicted
     reason = Reason.NONE
-    if row.kind == "prompt":
+    if kind == "prompt":
         reason = Reason.NEEDS_ANSWER
     elif not (cut_turn >= 0).any():
         reason = Reason.ALL_MASKED

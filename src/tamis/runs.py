@@ -18,10 +18,12 @@ from tamis.pool import MANIFEST
 from tamis.recipe import Recipe
 from tamis.stages.conduct import Conductor
 from tamis.stages.measure import Signal
+from tamis.stages.score import Scored
 from tamis.stages.select import Selection
 from tamis.stages.train import Training
 from tamis.store import write_json, write_text
-from tamis.values import text_of
+from tamis.subsets import token_columns
+from tamis.values import Subset, text_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,7 +80,8 @@ def finish(conductor: Conductor, folder: Path, started: float) -> dict[str, Any]
     pq.write_table(whole, folder / "ledger.parquet")
     view.pool.save(folder / MANIFEST)
     about = {"tamis.pool": str(folder / MANIFEST), "tamis.digest": view.pool.digest}
-    pq.write_table(subset_table(whole).replace_schema_metadata(about), folder / "subset.parquet")
+    picked = subset_table(whole, chosen.subset if chosen is not None else None)
+    pq.write_table(picked.replace_schema_metadata(about), folder / "subset.parquet")
     pq.write_table(ledger.quarantine(view), folder / "quarantine.parquet")
     if conductor.columns:
         pq.write_table(_columns_table(conductor), folder / "columns.parquet")
@@ -94,16 +97,23 @@ def finish(conductor: Conductor, folder: Path, started: float) -> dict[str, Any]
     return manifest
 
 
-def subset_table(whole: pa.Table) -> pa.Table:
-    """Rows of the ledger that were selected, in the order picked, with their place in the pool."""
+def subset_table(whole: pa.Table, subset: Subset | None = None) -> pa.Table:
+    """Rows of the ledger that were selected, in the order picked, with their place in the pool and their weights."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     placed = whole.append_column("place", pa.array(np.arange(len(whole), dtype=np.int64)))
     chosen = placed.filter(pc.equal(placed.column("verdict"), "selected")).sort_by("rank")
-    weight = pa.array(np.ones(len(chosen), np.float32))
-    return chosen.select(["rank", "key", "place", "file", "position", "source", "gain"]).append_column("weight", weight)
+    weights = None if subset is None else subset.weights
+    weight = np.ones(len(chosen), np.float32) if weights is None else np.asarray(weights, np.float32)
+    table = chosen.select(["rank", "key", "place", "file", "position", "source", "gain"])
+    for name, column in {
+        "weight": pa.array(weight),
+        **token_columns(None if subset is None else subset.tokens),
+    }.items():
+        table = table.append_column(name, column)
+    return table
 
 
 def _columns_table(conductor: Conductor) -> pa.Table:
@@ -212,6 +222,9 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
         "seeds": {stage.name: stage.settings["seed"] for stage in recipe.stages if "seed" in stage.settings},
         "funnel": _funnel(whole, chosen),
         "notes": _notes(conductor),
+        "fitted": {
+            name: left.facts for name, left in conductor.outcomes.items() if isinstance(left, Scored) and left.facts
+        },
         "warnings": [],
     }
 
@@ -219,6 +232,7 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
 def _notes(conductor: Conductor) -> list[str]:
     """What a reader must know of what stages measured and chose, one sentence each, behind the stage's name."""
     said = {name: left.caveats for name, left in conductor.outcomes.items() if isinstance(left, Signal)}
+    said |= {name: left.notes for name, left in conductor.outcomes.items() if isinstance(left, Scored)}
     said |= {name: left.subset.notes for name, left in conductor.outcomes.items() if isinstance(left, Selection)}
     return [f"{name}: {sentence}" for name, sentences in said.items() for sentence in sentences]
 

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from tamis.errors import DataError
 from tamis.pool import Pool
-from tamis.values import Subset
+from tamis.values import Subset, TokenWeights
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
 class SubsetFile:
-    """A subset on disk: `positions` (k,) places in `pool`, in the order picked, with gains and weights."""
+    """A subset on disk: `positions` (k,) places in `pool`, in the order picked, with gains and weights.
+
+    `tokens`: weights of response tokens, or None.
+    """
 
     path: Path
     pool: Pool
@@ -25,10 +29,14 @@ class SubsetFile:
     positions: NDArray[np.int64]
     gains: NDArray[np.float32]
     weights: NDArray[np.float32]
+    tokens: TokenWeights | None = None
 
 
 def save(path: Path, pool: Pool, pool_path: Path, subset: Subset) -> None:
-    """Write rank, key, place, file, position, source, gain and weight; the pool goes into the file's metadata."""
+    """Write rank, key, place, file, position, source, gain and weight; the pool goes into the file's metadata.
+
+    Where response tokens are weighed, `token_weights` is a list a row and `token_check` tells the tokens.
+    """
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -46,6 +54,7 @@ def save(path: Path, pool: Pool, pool_path: Path, subset: Subset) -> None:
         "gain": np.asarray(subset.gains, np.float32),
         "weight": weights,
     }
+    columns |= token_columns(subset.tokens)
     table = pa.table(columns).replace_schema_metadata({"tamis.pool": str(pool_path), "tamis.digest": pool.digest})
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
@@ -70,4 +79,33 @@ def read(path: Path) -> SubsetFile:
     if pool.digest != about["tamis.digest"]:
         raise DataError(f"the pool {about['tamis.pool']} has changed since {file} was chosen from it; select again")
     arrays = {name: table.column(name).to_numpy() for name in ("place", "gain", "weight")}
-    return SubsetFile(file, pool, Path(about["tamis.pool"]), arrays["place"], arrays["gain"], arrays["weight"])
+    tokens = _tokens(table)
+    return SubsetFile(file, pool, Path(about["tamis.pool"]), arrays["place"], arrays["gain"], arrays["weight"], tokens)
+
+
+def token_columns(tokens: TokenWeights | None) -> dict[str, Any]:
+    """The columns `token_weights` and `token_check` of a subset file; none where tokens are not weighed."""
+    import numpy as np
+    import pyarrow as pa
+
+    if tokens is None:
+        return {}
+    values = pa.array(np.asarray(tokens.values, np.float32))
+    return {
+        "token_weights": pa.LargeListArray.from_arrays(pa.array(np.asarray(tokens.offsets)), values),
+        "token_check": pa.array(np.asarray(tokens.checks, np.uint32)),
+    }
+
+
+def _tokens(table: pa.Table) -> TokenWeights | None:
+    import numpy as np
+
+    if not {"token_weights", "token_check"} <= set(table.column_names):
+        return None
+    lists = table.column("token_weights").combine_chunks()
+    lengths = np.asarray(lists.value_lengths().to_numpy(zero_copy_only=False), np.int64)
+    return TokenWeights(
+        values=lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        checks=table.column("token_check").to_numpy().astype(np.uint32),
+    )

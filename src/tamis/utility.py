@@ -7,6 +7,7 @@ negative log-likelihood beside it. The keys and values of a demonstration are co
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,12 @@ class Pairs:
     limit: int
 
 
-def measure_pairs(forward: Forward, what: Pairs, on: Machine) -> Measured:
-    """Distances and losses of all pairs, in their order.
+# Places of the pairs of some prefixes -> those to be measured, round by round, with the results so far in sight.
+Rounds = Callable[["NDArray[np.int64]", Measured], Iterable["NDArray[np.int64]"]]
+
+
+def measure_pairs(forward: Forward, what: Pairs, on: Machine, rounds: Rounds | None = None) -> Measured:
+    """Distances and losses of all pairs, in their order; of those that `rounds` asks for, where it is given.
 
     Prefixes of like length are taken together and their keys and values kept; queries of like length then follow in
     batches of at most `tokens_per_batch` tokens, prefix included. A model whose cache is not plain keys and values
@@ -69,9 +74,10 @@ def measure_pairs(forward: Forward, what: Pairs, on: Machine) -> Measured:
         for run in with_halving(read, used[batch]):
             mine = np.flatnonzero(fits & np.isin(what.pairs[:, 0], run.numbers))
             longest = int(before[run.numbers].max())  # what prefixes are padded to
-            for queries in batches(longest + what.queries.lengths[what.pairs[mine, 1]], on.tokens_per_batch):
-                for places, nll in with_halving(run.follow, mine[queries]):
-                    _reduce(found, what, places, nll)
+            for asked in [mine] if rounds is None else rounds(mine, found):
+                for queries in batches(longest + what.queries.lengths[what.pairs[asked, 1]], on.tokens_per_batch):
+                    for places, nll in with_halving(run.follow, asked[queries]):
+                        _reduce(found, what, places, nll)
     return found
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["chat", "prompt", "text", "pair", "rated"]
 KINDS: tuple[Kind, ...] = ("chat", "prompt", "text", "pair", "rated")
+Role = Literal["model", "judge", "reference"]
 Message = dict[str, Any]
 Arrays = Mapping[str, "NDArray[Any]"]
 
@@ -34,6 +35,11 @@ class Reason(enum.IntEnum):
     TOO_SHORT = 7
     DUPLICATE = 8
     CUT = 9
+    UNGROUPED = 10
+    NOT_SAID = 11
+    NOTHING_TO_CHECK = 12
+    NEVER_LEARNED = 13
+    REFUSED = 14
 
     @property
     def text(self) -> str:
@@ -52,6 +58,11 @@ _REASON_TEXT = {
     Reason.TOO_SHORT: "too short for this measure",
     Reason.DUPLICATE: "a row before it has the same text",
     Reason.CUT: "the model's maximum length does not hold it whole",
+    Reason.UNGROUPED: "names no group to be judged in",
+    Reason.NOT_SAID: "the text has no word that says it",
+    Reason.NOTHING_TO_CHECK: "holds nothing that this measure could check",
+    Reason.NEVER_LEARNED: "was never learnt in this training",
+    Reason.REFUSED: "the server refuses the row",
 }
 
 
@@ -90,12 +101,20 @@ class Need:
     Sides: the pool, the target, and `existing`: data that the model has been trained on already.
 
     `settings` are the least the pass must be run with (for example ``{"loss": "all"}``); a richer pass satisfies it.
+    `by`: which model of the run measures the signal: its own, a judge, or a reference model. A column is named as in a
+    filter (`ifd.loss`, `ratings.quality`), or `meta.NAME` for a number in the row's `meta`.
     """
 
     kind: Literal["signal", "column"]
     name: str
     side: Literal["pool", "target", "existing"] = "pool"
     settings: tuple[tuple[str, Any], ...] = ()
+    by: Role = "model"
+
+    @property
+    def key(self) -> str:
+        """Name under which it is read, `have["tokens@judge"]`: the pass's own where the run's model measures."""
+        return self.name if self.by == "model" else f"{self.name}@{self.by}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,14 +176,61 @@ class Budget:
         return f"{self.rows} rows" if self.rows is not None else f"{self.tokens} tokens"
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Weights:
+    """Training weights of the rows of a shard; finite, not negative, 0 where there is nothing to weigh by.
+
+    `rows` (n,) float32 or None. `tokens` float32, a weight for each response token, row i's in their order at
+    `[offsets[i]:offsets[i + 1]]`, `offsets` (n + 1,) int64; both None where tokens are not weighed.
+    """
+
+    rows: NDArray[np.float32] | None = None
+    tokens: NDArray[np.float32] | None = None
+    offsets: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenWeights:
+    """Weights of the response tokens of chosen rows, in the order picked.
+
+    `values` float32, row i's at `[offsets[i]:offsets[i + 1]]`, `offsets` (k + 1,) int64. `checks` (k,) uint32: CRC-32
+    of the ids of the tokens weighed, by which a trainer knows that its own are the same.
+    """
+
+    values: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+    checks: NDArray[np.uint32]
+
+    def __len__(self) -> int:
+        return len(self.checks)
+
+    @property
+    def digest(self) -> str:
+        """Identity by content."""
+        import numpy as np
+
+        from tamis import digests
+
+        parts = (self.values, self.offsets, self.checks)
+        return digests.of_json([digests.of_bytes(np.ascontiguousarray(part).tobytes()) for part in parts])
+
+    @property
+    def masks(self) -> bool:
+        """Whether every weight is 0 or 1, so that masking tokens says it all."""
+        import numpy as np
+
+        return bool(np.isin(self.values, (0, 1)).all())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subset:
     """Rows chosen, in the order picked.
 
     `positions`: (k,) int64 places in the pool. `gains`: (k,) float32, what each pick was worth to the selector.
-    `weights`: (k,) float32 training weights or None. `values`: (n,) float32 the statistic on which every row of the
-    pool was judged, NaN where it had none; `reasons` (n,) says why. `unit` names that statistic. `notes`: what a reader
-    must know of the choice, in sentences: a bound, an approximation, a fallback.
+    `weights`: (k,) float32 training weights or None. `tokens`: weights of their response tokens or None. `values`: (n,)
+    float32 the statistic on which every row of the pool was judged, NaN where it had none; `reasons` (n,) says why.
+    `unit` names that statistic. `notes`: what a reader must know of the choice, in sentences: a bound, an
+    approximation, a fallback.
     """
 
     positions: NDArray[np.int64]
@@ -172,6 +238,7 @@ class Subset:
     values: NDArray[np.float32] | None = None
     reasons: NDArray[np.uint8] | None = None
     weights: NDArray[np.float32] | None = None
+    tokens: TokenWeights | None = None
     unit: str = ""
     notes: tuple[str, ...] = ()
 

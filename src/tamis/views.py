@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from tamis.errors import RecipeError
 from tamis.pool import Pool, Shard
-from tamis.values import Column
+from tamis.values import Column, Reason
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
+META = "meta."
+
+
 @dataclass(frozen=True)
 class ShardSignals:
-    """The signals of one shard, memory-mapped: `have["tokens"]["nll"]`. `shard` gives the rows themselves."""
+    """The signals of one shard, memory-mapped: `have["tokens"]["nll"]`. `shard` gives the rows themselves.
+
+    A signal that another model of the run measured is `have["tokens@judge"]`; what a component learnt from the whole
+    pool is `have["fit"]`. `columns`: parts of columns, by the names under which they may be asked for.
+    """
 
     shard: Shard
     folders: Mapping[str, Path]
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
     @functools.cached_property
     def _loaded(self) -> dict[str, dict[str, NDArray[Any]]]:
@@ -39,6 +47,12 @@ class ShardSignals:
 
     def __len__(self) -> int:
         return self.shard.rows
+
+    def column(self, name: str) -> Column:
+        """The shard's part of a column that the component needs: a scorer's, one of ratings, or `meta.NAME`."""
+        if name.startswith(META):
+            return meta_column(self.shard.table(["meta"]).column("meta").to_pylist(), name.removeprefix(META))
+        return self.columns[resolve_column(name, list(self.columns))]
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,8 @@ class PoolView:
     def shards(self) -> Iterator[ShardSignals]:
         """The shards in order, each with its signals."""
         for number, shard in enumerate(self.pool.shards):
-            yield ShardSignals(shard, {name: folders[number] for name, folders in self.signal_folders.items()})
+            folders = {name: folders[number] for name, folders in self.signal_folders.items()}
+            yield ShardSignals(shard, folders, parts_of(self.pool, self.columns, number))
 
     def signal(self, name: str, array: str) -> NDArray[Any]:
         """One array of a signal over the whole pool (first axis rows): only for what fits in memory."""
@@ -77,7 +92,12 @@ class PoolView:
         return np.concatenate(parts)
 
     def column(self, name: str) -> Column:
-        """A column by full or unambiguous short name; otherwise the error lists the candidates."""
+        """A column by full or unambiguous short name; otherwise the error lists the candidates.
+
+        `meta.NAME` is a number, or text that reads as one, in the rows' `meta`; NaN where a row has none.
+        """
+        if name.startswith(META):
+            return meta_column(self.pool.table(["meta"]).column("meta").to_pylist(), name.removeprefix(META))
         return self.columns[resolve_column(name, list(self.columns))]
 
     @functools.cached_property
@@ -109,6 +129,42 @@ class PoolView:
         from tamis.grouping import groups_of
 
         return groups_of(self, by)
+
+
+def parts_of(pool: Pool, columns: Mapping[str, Column], number: int) -> dict[str, Column]:
+    """Columns of a pool cut to its shard `number`."""
+    part = slice(pool.starts[number], pool.starts[number + 1])
+    return {
+        name: Column(values=column.values[part], unit=column.unit, reasons=column.reasons[part])
+        for name, column in columns.items()
+    }
+
+
+def meta_column(records: Sequence[str], name: str) -> Column:
+    """A field of `meta` (JSON texts, one a row) as a column: numbers, truth values (0 and 1), text that is a number.
+
+    NaN with "not measured" where there is no such field or it is null, with "this kind of row cannot be scored so"
+    where it is anything else.
+    """
+    import json
+
+    import numpy as np
+
+    found = [_number(json.loads(record).get(name)) for record in records]
+    reasons = np.array([reason for _, reason in found], np.uint8)
+    return Column(values=np.array([value for value, _ in found], np.float32), unit="as given", reasons=reasons)
+
+
+def _number(value: Any) -> tuple[float, int]:
+    """(value, reason), NaN where it is not a finite number."""
+    if value is None or value == "":
+        return float("nan"), Reason.NOT_MEASURED
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) else float("nan")
+    except (ValueError, OverflowError):
+        number = float("nan")
+    good = abs(number) <= 3.4e38  # what float32 holds; false for NaN
+    return (number, Reason.NONE) if good else (float("nan"), Reason.WRONG_KIND)
 
 
 def resolve_column(name: str, known: Sequence[str]) -> str:

@@ -34,7 +34,7 @@ def _signals(folder: Path, model: ModelRef, on: Machine) -> dict[str, dict[str, 
     kept_runs = trainer.train(model, rows, Seeds(), (), folder / "training", Machine())  # one checkpoint for both
     influence = Influence(checkpoints=tuple(kept_runs), target=pool)
     return {
-        "tokens": dict(Tokens(model=model, loss="all", pooled=True).measure(shard, have, on)),
+        "tokens": dict(Tokens(model=model, loss="all", alone=True, pooled=True).measure(shard, have, on)),
         "influence": dict(influence.measure(shard, have, on)),
     }
 

@@ -20,5 +20,7 @@ from tamis.api.proving import load_checkpoints as load_checkpoints
 from tamis.api.proving import run as run
 from tamis.api.proving import train as train
 from tamis.api.scoring import add_columns as add_columns
+from tamis.api.scoring import calibrate as calibrate
 from tamis.api.scoring import columns as columns
+from tamis.api.scoring import plan as plan
 from tamis.api.scoring import score as score

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,7 @@ def select(
     existing: Rows | None = None,
     where: str | None = None,
     mix: Any = None,
+    weigh: Any = None,
     columns: Any = (),
     on: str | None = None,
     warm_up: Settings | Trained = None,
@@ -69,11 +70,12 @@ def select(
     """The rows that a selector picks within a budget: rows (5000), a share ("5%") or tokens ("2M tokens").
 
     `target`: examples of what the model should get better at. `where` filters first; `mix` shares the budget among
-    groups. `columns`, `on`: files of ratings, as for `add_columns`. LESS, S2L and BADGE first train a warm-up on a
-    random 5 % (`warm_up`: settings of `lora`); with `only` (an earlier selection, or its file) influence is measured on
-    those rows alone, and no other row is picked. `existing`: data that the model has been trained on, for what
-    complements it. DELIFT measures in-context utility first (`utility`: settings of the pass of that name). Raises
-    RecipeError where a setting is wrong or something needed is not given.
+    groups. `weigh`: a weigher, or `{name: settings}`: training weights of the chosen rows or of their tokens.
+    `columns`, `on`: files of ratings, as for `add_columns`. LESS, S2L and BADGE first train a warm-up on a random 5 %
+    (`warm_up`: settings of `lora`); with `only` (an earlier selection, or its file) influence is measured on those rows
+    alone, and no other row is picked. `existing`: data that the model has been trained on, for what complements it.
+    DELIFT measures in-context utility first (`utility`: settings of the pass of that name). Raises RecipeError where a
+    setting is wrong or something needed is not given.
     """
     from tamis.stages.select import mixer_of
 
@@ -97,6 +99,7 @@ def select(
         work,
         where=where,
         mix=mix,
+        weigh=weigh,
         target=target,
         existing=existing,
         warm_up=warm_up,
@@ -117,6 +120,7 @@ def _choose(
     *,
     where: str | None = None,
     mix: Any = None,
+    weigh: Any = None,
     target: Rows | None = None,
     existing: Rows | None = None,
     warm_up: Settings | Trained = None,
@@ -124,19 +128,25 @@ def _choose(
     only: Chosen | str | Path | None = None,
 ) -> Chosen:
     from tamis.columns_io import read_all
+    from tamis.stages.compare import method_name
+    from tamis.stages.dependence import needs_of_scorers, ordered
     from tamis.stages.measure import measure_needs, richest
     from tamis.stages.score import known_columns
     from tamis.stages.select import missing_columns, mixer_of, needs_with
     from tamis.stages.select import select as run
+    from tamis.stages.weigh import weigher_of
 
     at, mixer = work_of(work), mixer_of(mix)
     rows = pool_of(pool, at)
     _, notes = read_all(rows, files, at, on)
     have = known_columns(rows, at)
-    asked = needs_with(selector, mixer)
+    weighing = weigher_of(weigh)
+    asked = needs_with(selector, mixer, weighing)
     scorers = missing_columns(asked, where, have)
-    needs = [*asked, *(need for scorer in scorers.values() for need in scorer.needs)]
+    everything = ordered(scorers, have)
+    needs = [*asked, *needs_of_scorers(everything)]
     at = work_of(at, model, why=_why(name, scorers, needs, budget))
+    _check_roles(at, name, asked, everything)
     at = dataclasses.replace(at, settings_of_passes=richest(needs))
     goal = pool_of(target, at) if target is not None else None
     known = pool_of(existing, at) if existing is not None else None
@@ -153,9 +163,16 @@ def _choose(
         given["utility"] = _utility(rows, own, at, given)
         notes = [*notes, *given["utility"].caveats]
     chosen = run(
-        rows, selector, budget, at, target=goal, existing=known, where=where, mixer=mixer, given=given, columns=have
+        *(rows, selector, budget, at),
+        target=goal,
+        existing=known,
+        where=where,
+        mixer=mixer,
+        weighing=weighing,
+        given=given,
+        columns=have,
     )
-    return handle_of(rows, chosen, at, name, tuple(notes))
+    return handle_of(rows, chosen, at, method_name(name, weigh, None), tuple(notes))
 
 
 def _why(name: str, scorers: Mapping[str, Any], needs: Sequence[Need], budget: Budget) -> str:
@@ -163,6 +180,13 @@ def _why(name: str, scorers: Mapping[str, Any], needs: Sequence[Need], budget: B
     if reads_rows(needs):
         return ", ".join(scorers) or name
     return "a budget of tokens" if budget.tokens is not None else ""
+
+
+def _check_roles(at: Workspace, name: str, asked: Iterable[Need], scorers: Mapping[str, Any]) -> None:
+    """RecipeError where a second model is needed and nobody named it."""
+    at.check_roles(name, asked)
+    for scorer, built in scorers.items():
+        at.check_roles(scorer, built.needs)
 
 
 def handle_of(pool: Pool, chosen: Selection, work: Workspace, name: str, notes: tuple[str, ...]) -> Chosen:
@@ -246,6 +270,7 @@ def mix(
     `target`: for mixers that compare groups with it. `columns`, `on`: files of ratings, as for `add_columns`.
     """
     from tamis.columns_io import read_all
+    from tamis.stages.dependence import needs_of_scorers, ordered
     from tamis.stages.measure import measure_needs, needs_on, richest, view_of
     from tamis.stages.score import known_columns, score
     from tamis.stages.select import missing_columns
@@ -258,11 +283,13 @@ def mix(
     read_all(rows, columns, at, on)
     have = known_columns(rows, at)
     scorers = missing_columns(built.needs, None, have)
-    needs = [*built.needs, *(need for scorer in scorers.values() for need in scorer.needs)]
+    everything = ordered(scorers, have)
+    needs = [*built.needs, *needs_of_scorers(everything)]
     at = work_of(at, model, why=_why(mixer, scorers, needs, limit))
+    _check_roles(at, mixer, built.needs, everything)
     at = dataclasses.replace(at, settings_of_passes=richest(needs))
     signals = measure_needs(rows, needs_on("pool", needs), at)
-    made = score(rows, scorers, at, signals).columns if scorers else {}
+    made = score(rows, scorers, at, signals, have).columns if scorers else {}
     goal = None
     if target is not None:
         read = pool_of(target, at)
@@ -279,7 +306,7 @@ def open_subset(path: str | Path, *, model: Model = None, work: Place = None) ->
     from tamis.subsets import read
 
     file = read(Path(path))
-    subset = Subset(positions=file.positions, gains=file.gains, weights=file.weights)
+    subset = Subset(positions=file.positions, gains=file.gains, weights=file.weights, tokens=file.tokens)
     name = file.path.stem if file.path.stem != "subset" else file.path.parent.name
     return Chosen(file.pool, subset, work_of(work, model), name)
 

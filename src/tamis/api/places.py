@@ -23,19 +23,33 @@ TRIAL_MODEL = "tamis:tiny-lm"
 
 
 def workspace(
-    root: str | Path | None = None, model: Model = None, *, max_tokens: int = 2048, **machine: Any
+    root: str | Path | None = None,
+    model: Model = None,
+    *,
+    judge: Model = None,
+    reference: Model = None,
+    max_tokens: int = 2048,
+    **machine: Any,
 ) -> Workspace:
     """A workspace (default: `TAMIS_WORKSPACE`, else `./.tamis`) with its model and this machine.
 
     `model`: what reads the rows. Without one the shipped tamis:tiny-lm counts tokens, and what runs a model refuses.
-    `max_tokens`: rows are cut there. `machine`: `device`, `workers`, `threads`, `tokens_per_batch`.
+    `judge`, `reference`: second models, for scorers that need one. `max_tokens`: rows are cut there. `machine`:
+    `device`, `workers`, `threads`, `tokens_per_batch`.
     """
     from tamis import engine
 
     on = engine.machine(**machine)
-    ref = model if isinstance(model, ModelRef) else ModelRef(name=model or TRIAL_MODEL, max_tokens=max_tokens)
+    ref = _ref(model or TRIAL_MODEL, max_tokens, on.device)
+    second = {"judge": judge, "reference": reference}
+    others: dict[str, Any] = {role: _ref(one, max_tokens, on.device) for role, one in second.items() if one is not None}
     place = Path(root or os.environ.get("TAMIS_WORKSPACE") or ".tamis").resolve()
-    return Workspace(place, on, ref.resolved(on.device), assumed=model is None)
+    return Workspace(place, on, ref, assumed=model is None, **others)
+
+
+def _ref(model: ModelRef | str, max_tokens: int, device: str) -> ModelRef:
+    ref = model if isinstance(model, ModelRef) else ModelRef(name=model, max_tokens=max_tokens)
+    return ref.resolved(device)
 
 
 def open_pool(
@@ -64,12 +78,16 @@ def open_pool(
     return pool
 
 
-def work_of(work: Place = None, model: Model = None, *, why: str = "") -> Workspace:
+def work_of(
+    work: Place = None, model: Model = None, *, judge: Model = None, reference: Model = None, why: str = ""
+) -> Workspace:
     """The workspace of a verb. `why`: what runs a model; RecipeError where nobody has named one."""
-    if isinstance(work, Workspace) and model is not None:
-        ref = model if isinstance(model, ModelRef) else ModelRef(name=model, max_tokens=work.model.max_tokens)
-        return dataclasses.replace(work, model=ref.resolved(work.machine.device), assumed=False)
     at = work if isinstance(work, Workspace) else workspace(work, model)
+    given = {"model": model, "judge": judge, "reference": reference}
+    named: dict[str, Any] = {
+        role: _ref(one, at.model.max_tokens, at.machine.device) for role, one in given.items() if one is not None
+    }
+    at = dataclasses.replace(at, **named, assumed=at.assumed and model is None)
     if why and at.assumed:
         raise RecipeError(
             f"{why} needs a model that reads the rows: say `model` (--model on the command line), a folder or a hub "
@@ -84,5 +102,9 @@ def pool_of(rows: Rows | Path, work: Workspace) -> Pool:
 
 
 def reads_rows(needs: Sequence[Need]) -> bool:
-    """Whether a model is run; counting lengths takes its tokenizer only."""
-    return any(need.kind == "signal" and need.name != "lengths" for need in needs)
+    """Whether the run's own model is run; counting lengths takes its tokenizer only, and some passes have no model."""
+    from tamis.catalogue import load
+    from tamis.stages.serving import has_model
+
+    names = {need.name for need in needs if need.kind == "signal" and need.by == "model"} - {"lengths"}
+    return any(has_model(load("passes", name)) for name in names)

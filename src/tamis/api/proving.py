@@ -34,14 +34,13 @@ def train(
 ) -> Trained:
     """Fine-tune a model on a subset (or on every usable row of a pool); a killed run goes on where it stopped.
 
-    `model`: by default the one that the subset was chosen with. `seed`: adapter and order. Row weights of the subset
-    are used. `hooks`: `{"greats": {"keep": "50%"}}`, which reads `target`. Raises RecipeError for unknown settings,
-    DataError for rows that the trainer cannot use.
+    `model`: by default the one that the subset was chosen with. `seed`: adapter and order. Weights of the subset's
+    rows and tokens are used. `hooks`: `{"dft": {}}`, or `{"greats": {"keep": "50%"}}`, which reads `target`. Raises
+    RecipeError for unknown settings, DataError for rows that the trainer cannot use.
     """
-    from tamis.stages.train import TrainingJob, train_one
+    from tamis.stages.train import TrainingJob, row_weights_of, train_one
 
     chosen = chosen_of(subset, work, model, "train")
-    weights = chosen.subset.weights
     job = TrainingJob(
         store=chosen.work.store,
         trainer=trainer,
@@ -51,7 +50,8 @@ def train(
         positions=tuple(int(place) for place in chosen.subset.positions),
         seeds=Seeds(adapter=seed, order=seed),
         machine=chosen.work.machine,
-        row_weights=None if weights is None else tuple(float(weight) for weight in weights),
+        row_weights=row_weights_of(chosen.subset),
+        token_weights=chosen.subset.tokens,
         hooks=hooks or {},
         target=None if target is None else pool_of(target, chosen.work),
     )
@@ -108,6 +108,7 @@ def compare(
     learning_rates: Sequence[float] = (),
     metric: Any = "held-out-loss",
     full: Settings = None,
+    hooks: Mapping[str, Mapping[str, Any]] | None = None,
     model: Model = None,
     work: Place = None,
     settings: Settings = None,
@@ -115,12 +116,13 @@ def compare(
 ) -> Comparison:
     """Arms trained alike on equal tokens and measured on the same items, with intervals and a verdict.
 
-    `against`: random, longest, full. `learning_rates`: tried on the random arm, the best serves all. `full`: `runs`
+    `against`: random, longest, full, or plain: the subset without its weights and without `hooks`, which are heard in
+    its own arm alone. `learning_rates`: tried on the random arm, the best serves all. `full`: `runs`
     and settings of the arm that trains on everything (default one run of one epoch). `settings` and keywords: those of
     the trainer. Raises RecipeError for unknown settings, DataError for held-out files without a usable row.
     """
     from tamis.errors import DataError
-    from tamis.stages.compare import Design
+    from tamis.stages.compare import Design, method_name
     from tamis.stages.compare import compare as run
     from tamis.stages.measure import measure_needs, view_of
 
@@ -129,7 +131,7 @@ def compare(
     if not len(goal):
         raise DataError("the held-out files hold no usable row")
     design = Design(
-        method=chosen.name,
+        method=method_name(chosen.name, None, hooks),
         trainer=trainer,
         settings={**(settings or {}), **more},
         runs=runs,
@@ -137,6 +139,7 @@ def compare(
         full=dict(full) if full is not None else {"runs": 1, "epochs": 1},
         learning_rates=tuple(learning_rates),
         metric=metric,
+        hooks=dict(hooks or {}),
     )
     view = view_of(chosen.pool, measure_needs(chosen.pool, [], chosen.work))
     return Comparison(run(view, _selection(chosen), goal, design, chosen.work, seconds=chosen.seconds))
@@ -166,8 +169,14 @@ def export(
         scored_with = work_of(chosen.work, scored_with).model
     elif isinstance(subset, Chosen) and not subset.work.assumed:
         scored_with = subset.work.model
-    rows = chosen.subset
-    return run(chosen.pool, rows.positions, Path(out), to, weights=rows.weights, model=trained, scored_with=scored_with)
+    rows, at = chosen.subset, Path(out)
+    return run(
+        *(chosen.pool, rows.positions, at, to),
+        weights=rows.weights,
+        tokens=rows.tokens,
+        model=trained,
+        scored_with=scored_with,
+    )
 
 
 def run(

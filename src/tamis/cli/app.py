@@ -25,6 +25,8 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", h
 Workers = Annotated[int | None, typer.Option("--workers", help="Worker processes (default: one a core; one a GPU).")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda (default: the GPU if there is one).")]
 Model = Annotated[str | None, typer.Option("--model", help="Folder, hub name or tamis:tiny-lm.")]
+Judge = Annotated[str | None, typer.Option("--judge", help="Model that judges, for what needs one.")]
+Reference = Annotated[str | None, typer.Option("--reference", help="Model to compare with, for what needs one.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Cut rows at this many tokens.")]
 
 

@@ -9,11 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, MaxTokens, Model, Place, Sets, Workers, app
+from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Sets, Workers, app
 from tamis.cli.pools import COLUMNS, On, PoolName, open_workspace, pass_lines, settings_of
 
 SubsetName = Annotated[Path, typer.Argument(help="A subset file that `tamis select` wrote, or a run folder.")]
 Budgeted = Annotated[str, typer.Option("--budget", help='Rows (5000), a share (5%) or "2M tokens".')]
+Hooks = Annotated[
+    str | None, typer.Option("--hooks", help="Hooks of the steps: dft, iw-sft, q-tuning; --set hooks.dft.… is theirs.")
+]
 TARGET = typer.Option("--target", help="Data files with examples of the target; repeatable.")
 
 
@@ -28,6 +31,9 @@ def select(
     ] = None,
     where: Annotated[str | None, typer.Option("--where", help="Filter first: an expression over columns.")] = None,
     mixer: Annotated[str | None, typer.Option("--mix", help="Mixer over groups: equal, temperature, smart, …")] = None,
+    weigher: Annotated[
+        str | None, typer.Option("--weigh", help="Weigher of rows or tokens for training: stm, token-shift, dft, …")
+    ] = None,
     columns: Annotated[list[str] | None, COLUMNS] = None,
     on: On = None,
     only: Annotated[
@@ -35,6 +41,8 @@ def select(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Subset file to write.")] = None,
     model: Model = None,
+    judge: Judge = None,
+    reference: Reference = None,
     max_tokens: MaxTokens = 2048,
     sets: Sets = None,
     workspace: Place = Path(".tamis"),
@@ -42,16 +50,15 @@ def select(
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Choose rows of a pool within a budget; `--set` warm_up.… is LESS's, utility.… DELIFT's, mix.… the mixer's."""
+    """Choose rows of a pool within a budget; `--set` takes warm_up.… (LESS), utility.… (DELIFT), mix.… and weigh.…"""
     output.use_json(json)
     from tamis.api import select as run
-    from tamis.errors import RecipeError
 
     settings = settings_of(sets)
-    warm_up, utility, of_mixer = (settings.pop(name, {}) for name in ("warm_up", "utility", "mix"))
-    if of_mixer and mixer is None:
-        raise RecipeError(f"--set mix.{next(iter(of_mixer))} sets a mixer, and none is named: add --mix NAME")
-    work = open_workspace(workspace, model, max_tokens, workers, device, required=False)
+    warm_up, utility = (settings.pop(name, {}) for name in ("warm_up", "utility"))
+    mixed, weighed = (_named(settings, name, one) for name, one in (("mix", mixer), ("weigh", weigher)))
+    second = {"judge": judge, "reference": reference}
+    work = open_workspace(workspace, model, max_tokens, workers, device, required=False, **second)
     chosen = run(
         pool,
         selector,
@@ -59,7 +66,8 @@ def select(
         target=target or None,
         existing=existing or None,
         where=where,
-        mix={mixer: of_mixer} if mixer is not None else None,
+        mix=mixed,
+        weigh=weighed,
         columns=columns or (),
         on=on,
         warm_up=warm_up,
@@ -74,6 +82,28 @@ def select(
     notes = [f"note: {note}" for note in chosen.notes]
     value = {**facts, "passes": work.work.passes, "notes": list(chosen.notes)}
     output.result(value, [*pass_lines(work), line, *notes])
+
+
+def _named(settings: dict[str, Any], verb: str, name: str | None) -> dict[str, Any] | None:
+    """A mixer or weigher with what `--set mix.…` or `--set weigh.…` says of it; None where there is none."""
+    from tamis.errors import RecipeError
+
+    own = settings.pop(verb, {})
+    if own and name is None:
+        what = "a mixer" if verb == "mix" else "a weigher"
+        raise RecipeError(f"--set {verb}.{next(iter(own))} sets {what}, and none is named: add --{verb} NAME")
+    return None if name is None else {name: own}
+
+
+def _hooks(settings: dict[str, Any], names: str | None) -> dict[str, dict[str, Any]]:
+    """The hooks named, each with what `--set hooks.NAME.…` says of it."""
+    from tamis.errors import RecipeError
+
+    own = settings.pop("hooks", {})
+    asked = [name.strip() for name in (names or "").split(",") if name.strip()]
+    if unknown := [name for name in own if name not in asked]:
+        raise RecipeError(f"--set hooks.{unknown[0]} sets a hook that is not named: add --hooks {unknown[0]}")
+    return {name: own.get(name, {}) for name in asked}
 
 
 @app.command()
@@ -118,6 +148,7 @@ def train(
     trainer: Annotated[str, typer.Option("--with", help="Trainer: lora, full.")] = "lora",
     out: Annotated[Path | None, typer.Option("--out", help="Copy the final checkpoint here.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Adapter and order seed.")] = 0,
+    hooks: Hooks = None,
     sets: Sets = None,
     model: Model = None,
     max_tokens: MaxTokens = 2048,
@@ -133,7 +164,8 @@ def train(
     from tamis.api import train as run
 
     work = open_workspace(workspace, model, max_tokens, workers, device, required=True)
-    trained = run(subset, trainer, seed=seed, work=work, settings=settings_of(sets))
+    settings = settings_of(sets)
+    trained = run(subset, trainer, seed=seed, hooks=_hooks(settings, hooks), work=work, settings=settings)
     path = trained.path
     if out is not None:
         path = Path(shutil.copytree(path, out, dirs_exist_ok=True))
@@ -172,10 +204,12 @@ def compare(
     subset: SubsetName,
     held_out: Annotated[list[str], typer.Option("--evaluate", help="Held-out data files; repeatable.")],
     baselines: Annotated[
-        str, typer.Option("--against", help="random, longest, full; separated by commas.")
+        str,
+        typer.Option("--against", help="random, longest, full, plain (no weights, no hooks); separated by commas."),
     ] = "random,longest",
     runs: Annotated[int, typer.Option("--runs", help="Runs of every arm.")] = 3,
     trainer: Annotated[str, typer.Option("--train", help="Trainer: lora, full.")] = "lora",
+    hooks: Hooks = None,
     to: Annotated[Path | None, typer.Option("--to", help="Write comparison.json here.")] = None,
     sets: Sets = None,
     model: Model = None,
@@ -192,7 +226,11 @@ def compare(
 
     work = open_workspace(workspace, model, max_tokens, workers, device, required=True)
     arms = tuple(name.strip() for name in baselines.split(",") if name.strip())
-    found = run(subset, held_out, against=arms, runs=runs, trainer=trainer, work=work, settings=settings_of(sets))
+    settings = settings_of(sets)
+    heard = _hooks(settings, hooks)
+    found = run(
+        *(subset, held_out), against=arms, runs=runs, trainer=trainer, hooks=heard, work=work, settings=settings
+    )
     if to is not None:
         write_json(to, found)
     rows = [[arm["name"], arm["mean"], len(arm["runs"]), arm["rows"], arm["tokens"]] for arm in found["arms"]]

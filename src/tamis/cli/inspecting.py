@@ -109,12 +109,22 @@ def explain(
     found = look(latest(workspace / "runs", run), row)
     lines = [f"{found['key']}  {found['file']}:{found['position']}  {found['source']}", "", _verdict(found), ""]
     lines += [f"  {name:<40} {value}" for name, value in found["columns"].items()]
+    lines += _weights(found["weights"])
     lines += [f"  note: {sentence}" for sentence in found["notes"]]
     for message in found["messages"]:
         lines += ["", f"[{message['role']}]", str(message.get("content") or message.get("tool_calls") or "")]
     if found["excerpt"]:
         lines += ["", found["excerpt"]]
     output.result(found, lines)
+
+
+def _weights(said: dict[str, Any]) -> list[str]:
+    """What the training makes of a row that was selected, where it is weighed."""
+    lines = [f"  training weight of the row: {said['row']:.4g}"] if said and said["row"] != 1 else []
+    if "response_tokens" in said:
+        kept, count = said["response_tokens_with_weight"], said["response_tokens"]
+        lines.append(f"  {kept:,} of {count:,} response tokens are trained ({kept / max(1, count):.0%})")
+    return lines
 
 
 def _verdict(found: dict[str, Any]) -> str:

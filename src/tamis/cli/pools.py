@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, MaxTokens, Model, Place, Sets, Workers, app
+from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Sets, Workers, app
 from tamis.cli.running import machine_options
 
 PoolName = Annotated[str, typer.Argument(help="A pool folder that `tamis ingest` made, or a data file.")]
@@ -33,7 +33,15 @@ def settings_of(sets: list[str] | None) -> dict[str, Any]:
 
 
 def open_workspace(
-    place: Path, model: str | None, max_tokens: int, workers: int | None, device: str | None, *, required: bool
+    place: Path,
+    model: str | None,
+    max_tokens: int,
+    workers: int | None,
+    device: str | None,
+    *,
+    required: bool,
+    judge: str | None = None,
+    reference: str | None = None,
 ) -> Any:
     """Workspace of a verb; `required`: a model is going to run, so `--model` must be said."""
     from tamis.api import workspace
@@ -42,12 +50,14 @@ def open_workspace(
 
     if model is None and required:
         raise RecipeError("this needs a model: give --model FOLDER-OR-HUB-NAME (tamis:tiny-lm is shipped, for trying)")
-    if model is not None:
-        try:
-            folder_of(model)
-        except ModelError as error:
-            raise RecipeError(f"--model: {error}") from error
-    return workspace(place, model, max_tokens=max_tokens, **machine_options(workers, device))
+    for role, name in (("model", model), ("judge", judge), ("reference", reference)):
+        if name is not None:
+            try:
+                folder_of(name)
+            except ModelError as error:
+                raise RecipeError(f"--{role}: {error}") from error
+    machine = machine_options(workers, device)
+    return workspace(place, model, judge=judge, reference=reference, max_tokens=max_tokens, **machine)
 
 
 @app.command()
@@ -124,6 +134,8 @@ def score(
     pool: PoolName,
     scorers: Annotated[str, typer.Option("--with", help="Scorers, separated by commas: ifd,perplexity")],
     model: Model = None,
+    judge: Judge = None,
+    reference: Reference = None,
     max_tokens: MaxTokens = 2048,
     sets: Sets = None,
     workspace: Place = Path(".tamis"),
@@ -134,14 +146,23 @@ def score(
     """Score every row of a pool; passes that were run before are not run again."""
     output.use_json(json)
     from tamis.api import score as run
+
+    second = {"judge": judge, "reference": reference}
+    work = open_workspace(workspace, model, max_tokens, workers, device, required=False, **second)
+    found = run(pool, with_settings(scorers, sets), work=work)
+    facts, passes = column_facts(found), work.work.passes
+    value = {"columns": facts, "passes": passes, "facts": found.facts, "notes": list(found.notes)}
+    notes = [f"note: {note}" for note in found.notes]
+    output.result(value, [*pass_lines(work), "", *_column_lines(facts), *notes])
+
+
+def with_settings(scorers: str, sets: list[str] | None) -> dict[str, Any]:
+    """Scorers of `--with` with their settings of `--set`: `ifd.form=ppl`, or `form=ppl` for all of them."""
     from tamis.recipe import scorer_settings
 
-    work = open_workspace(workspace, model, max_tokens, workers, device, required=False)
-    given = settings_of(sets)
-    names = list(scorer_settings(scorers))
+    given, names = settings_of(sets), list(scorer_settings(scorers))
     settings = given if set(given) <= set(names) else dict.fromkeys(names, given)
-    facts = column_facts(run(pool, {name: settings.get(name) for name in names}, work=work))
-    output.result({"columns": facts, "passes": work.work.passes}, [*pass_lines(work), "", *_column_lines(facts)])
+    return {name: settings.get(name) for name in names}
 
 
 def pass_lines(work: Any) -> list[str]:
@@ -211,6 +232,8 @@ def filter_command(
     on: On = None,
     out: Annotated[Path | None, typer.Option("--out", help="Subset file to write.")] = None,
     model: Model = None,
+    judge: Judge = None,
+    reference: Reference = None,
     max_tokens: MaxTokens = 2048,
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
@@ -221,7 +244,8 @@ def filter_command(
     output.use_json(json)
     from tamis.api import filter as run
 
-    work = open_workspace(workspace, model, max_tokens, workers, device, required=False)
+    second = {"judge": judge, "reference": reference}
+    work = open_workspace(workspace, model, max_tokens, workers, device, required=False, **second)
     chosen = run(pool, where, columns=add or (), on=on, work=work)
     path, rows = chosen.save(out), len(chosen.pool)
     facts = {"subset": str(path), "rows": rows, "kept": len(chosen), "not_scored": chosen.unscored}

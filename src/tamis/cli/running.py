@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, Place, Sets, Workers, app
+from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Sets, Workers, app
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
 
@@ -18,10 +18,20 @@ def machine_options(workers: int | None, device: str | None) -> dict[str, Any]:
     return {key: value for key, value in {"workers": workers, "device": device}.items() if value is not None}
 
 
+def with_roles(sets: list[str] | None, **roles: str | None) -> list[str]:
+    """Overrides of a recipe, with the second models that options name: their other settings stay as written."""
+    import json
+
+    named = [f"{role}.name={json.dumps(name, ensure_ascii=False)}" for role, name in roles.items() if name is not None]
+    return [*(sets or []), *named]
+
+
 @app.command()
 def run(
     recipe: RecipeName,
     sets: Sets = None,
+    judge: Judge = None,
+    reference: Reference = None,
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
@@ -31,10 +41,11 @@ def run(
     output.use_json(json)
     from tamis import recipe as recipes
 
-    checked = recipes.load(recipe, sets or [])  # all faults at once, before anything starts
+    overrides = with_roles(sets, judge=judge, reference=reference)
+    checked = recipes.load(recipe, overrides)  # all faults at once, before anything starts
     from tamis.api import run as carry_out
 
-    found = carry_out(recipe, sets or [], work=workspace, **machine_options(workers, device))
+    found = carry_out(recipe, overrides, work=workspace, **machine_options(workers, device))
     lines = ["", str(found["verdict"])] if found["verdict"] else [""]
     if found["rows"] is not None:
         lines.append(f"{found['rows']:,} rows selected: {found['run']}/subset.parquet")
@@ -43,12 +54,14 @@ def run(
 
 
 @app.command()
-def check(recipe: RecipeName, sets: Sets = None, json: Json = False) -> None:
+def check(
+    recipe: RecipeName, sets: Sets = None, judge: Judge = None, reference: Reference = None, json: Json = False
+) -> None:
     """Check a recipe in full, and start nothing."""
     output.use_json(json)
     from tamis import recipe as recipes
 
-    checked = recipes.load(recipe, sets or [])
+    checked = recipes.load(recipe, with_roles(sets, judge=judge, reference=reference))
     stages = [{"name": stage.name, "verb": stage.verb, "component": stage.component} for stage in checked.stages]
     lines = [f"{checked.name}: {len(stages)} stages, no fault found"]
     lines += [f"  {stage['name']:<14} {stage['verb']:<9} {stage['component']}" for stage in stages]
@@ -57,22 +70,31 @@ def check(recipe: RecipeName, sets: Sets = None, json: Json = False) -> None:
 
 @app.command()
 def plan(
-    recipe: RecipeName,
+    recipe: Annotated[str, typer.Argument(help="A recipe; with --with, a pool folder or a data file.")],
+    scorers: Annotated[str | None, typer.Option("--with", help="Scorers over a pool: ifd,perplexity")] = None,
     sets: Sets = None,
+    model: Model = None,
+    judge: Judge = None,
+    reference: Reference = None,
+    max_tokens: MaxTokens = 2048,
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Dry run: passes, rows, tokens, what each arm costs, disk and hours."""
+    """Dry run of a recipe, or of scorers over a pool: passes, rows, tokens, what each arm costs, disk and hours."""
     output.use_json(json)
-    from tamis import recipe as recipes
-    from tamis.api import workspace as open_workspace
-    from tamis.stages.plan import plan as make_plan
+    second = {"judge": judge, "reference": reference}
+    if scorers is not None:
+        from tamis.api import plan as plan_of_scorers
+        from tamis.cli.pools import open_workspace, with_settings
 
-    checked = recipes.load(recipe, sets or [])
-    found = make_plan(checked, open_workspace(workspace, checked.model, **machine_options(workers, device)))
+        work = open_workspace(workspace, model, max_tokens, workers, device, required=False, **second)
+        found = plan_of_scorers(recipe, with_settings(scorers, sets), work=work)
+    else:
+        found = _recipe_plan(recipe, with_roles(sets, model=model, **second), workspace, workers, device)
     lines = [f"{found['rows']:,} rows, {found['usable']:,} usable, {found['tokens']:,} tokens", ""]
+    lines += [f"scorers, in order: {', '.join(found['scorers'])}", ""] if "scorers" in found else []
     steps = [
         [step["stage"], step["what"], step["rows"], step["tokens"], step["done"], step["minutes"]]
         for step in found["steps"]
@@ -81,8 +103,19 @@ def plan(
     lines += ["", f"about {found['hours']:.2f} hours and {found['disk_mb']:.0f} MB of disk on this machine"]
     if found["not_estimated"]:
         lines += [f"not estimated, and not in the hours: {', '.join(found['not_estimated'])}"]
-    lines += [f"({found['how']})"]
+    lines += [f"({found['how']})", *[f"note: {note}" for note in found["notes"]]]
     output.result(found, lines)
+
+
+def _recipe_plan(
+    recipe: str, overrides: list[str], place: Path, workers: int | None, device: str | None
+) -> dict[str, Any]:
+    from tamis import recipe as recipes
+    from tamis.api import workspace
+    from tamis.stages.plan import plan as make_plan
+
+    checked = recipes.load(recipe, overrides)
+    return make_plan(checked, workspace(place, checked.model, **machine_options(workers, device)))
 
 
 @app.command(name="recipes")

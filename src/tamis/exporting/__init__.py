@@ -2,8 +2,8 @@
 
 | form | what is written |
 |---|---|
-| jsonl | key, source, kind, messages (or prompt, chosen, rejected), tools, label, meta, weight, masks |
-| parquet | the pool's own columns (messages as JSON text), rank, weight, masks |
+| jsonl | key, source, kind, messages (or prompt, chosen, rejected), tools, label, meta, weight, masks, token weights |
+| parquet | the pool's own columns (messages as JSON text), rank, weight, masks, token weights |
 | hf | a folder with Parquet and a dataset card: `datasets.load_dataset(folder)` reads it |
 | trl | what TRL's trainers read: SFT, DPO and KTO columns; token ids and labels |
 | axolotl | messages with `train` and `train_detail`; a `datasets:` block; token ids where its rule masks otherwise |
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from tamis.masks import MaskReport
     from tamis.models import ModelRef
+    from tamis.values import TokenWeights
 
 _WRITERS: dict[str, Callable[[Chosen, Files, Notes], None]] = {
     "jsonl": tables.write_jsonl,
@@ -42,6 +43,8 @@ _WRITERS: dict[str, Callable[[Chosen, Files, Notes], None]] = {
 }
 FORMS = tuple(_WRITERS)
 FOR_TRAINERS = ("trl", "axolotl", "llama-factory")  # forms whose rows are linted when a model is given
+_WEIGHED = ("jsonl", "parquet", "hf")  # forms that carry the weight of every token; the others masks at most
+_MASKED = ("trl", "axolotl")
 
 
 @dataclass(frozen=True)
@@ -65,26 +68,31 @@ def export(
     form: str,
     *,
     weights: Sequence[float] | NDArray[np.float32] | None = None,
+    tokens: TokenWeights | None = None,
     model: ModelRef | None = None,
     scored_with: ModelRef | None = None,
 ) -> Export:
     """Write the rows at `positions`, in this order, to `out`, whole or not at all.
 
-    `weights`: one training weight a row. `model` is the one that will be trained: with it the forms carry turn masks
-    and token ids with labels that equal tamis's token for token, and the mask linter looks at the rows for trainers,
-    against the template of `scored_with` if that is given. Raises RecipeError for an unknown form, DataError for
-    weights that do not fit or a form that can carry none of the rows.
+    `weights`: one training weight a row; `tokens`: weights of response tokens, which need a model. `model` is the one
+    that will be trained: with it the forms carry turn masks and token ids with labels that equal tamis's token for
+    token, and the mask linter looks at the rows for trainers, against the template of `scored_with` if that is given.
+    Raises RecipeError for an unknown form, DataError for weights that do not fit, also those of other tokens than
+    `model` would be trained on, or a form that can carry none of the rows.
     """
     check_form(form)
     if weights is not None and len(weights) != len(positions):
         raise DataError(f"got {len(weights)} weights for {len(positions)} rows; expected one for each")
+    if tokens is not None and len(tokens) != len(positions):
+        raise DataError(f"got token weights of {len(tokens)} rows for {len(positions)} rows; expected those of each")
     places = [int(place) for place in positions]
     linter = _linter(form, model, scored_with)
     given = None if weights is None else [float(weight) for weight in weights]
-    chosen = Chosen(pool, places, given, None if form == "original" else model, linter)
+    chosen = Chosen(pool, places, given, None if form == "original" else model, linter, tokens)
     files, notes = Files(out), Notes()
     try:
         _WRITERS[form](chosen, files, notes)
+        notes.say(not_carried(form, tokens, chosen.model), tokens is not None)
         notes.check(form, len(places))
         written = files.commit()
     finally:
@@ -92,6 +100,19 @@ def export(
     found = None if linter is None else linter.report()
     lines = notes.lines() + [f"masks: {finding}" for finding in (found.findings if found else ())]
     return Export(out, notes.written, tuple(lines), written, found)
+
+
+def not_carried(form: str, tokens: TokenWeights | None, model: ModelRef | None) -> str:
+    """What of token weights a form does not carry, as a sentence; empty where it carries all."""
+    if tokens is None:
+        return ""
+    if form not in (*_WEIGHED, *_MASKED):
+        return f"no token weights: {form} has no place for them, and every response token is trained alike"
+    if model is None:
+        return "no token weights: they belong to token ids, so name the model that will be trained"
+    if form in _MASKED and not tokens.masks:
+        return f"the trainers of {form} weigh no tokens: those of weight 0 are masked, all others count the same"
+    return ""
 
 
 def check_form(form: Any) -> None:

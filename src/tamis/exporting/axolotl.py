@@ -94,7 +94,9 @@ def _row(item: Item, state: _State, notes: Notes, file: IO[str], tokens: IO[str]
     if item.weight is not None:
         record["weight"] = item.weight
     if tokens is not None and item.rendered is not None:
-        made = labels(item.rendered)
+        made = labels(item)
+        if item.tokens is not None and not (item.tokens > 0).all():
+            state.rule.differ["it has no place for masked tokens"] += 1
         tokens.write(dump({**made, "attention_mask": [1] * len(made["input_ids"])}) + "\n")
         state.longest = max(state.longest, len(made["input_ids"]))
     file.write(dump(record) + "\n")
@@ -115,7 +117,7 @@ def _refused(item: Item, state: _State) -> str:
     if row.kind != state.kind:
         return f"kind {row.kind} (this file holds rows of kind {state.kind})"
     if item.rendered is not None and row.kind in ("chat", "text"):
-        return unlabelled(item.rendered)
+        return unlabelled(item)
     if row.kind in ("pair", "rated") and any(
         "tool_calls" in one for one in (*row.messages, *row.chosen, *row.rejected)
     ):

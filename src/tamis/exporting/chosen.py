@@ -17,9 +17,13 @@ from tamis.pool import Pool
 from tamis.values import Kind, Message, Row
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from tamis.masks import Linter
     from tamis.models import ModelRef
     from tamis.rendering import Rendered
+    from tamis.values import TokenWeights
 
 BATCH = 1024
 IGNORED = -100  # the label that cross entropy leaves out, in torch and in every trainer here
@@ -28,12 +32,16 @@ _LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}  
 
 @dataclass(frozen=True)
 class Item:
-    """One row of an export: its rank, its weight or None, and how the model sees it (None: not asked, or a pair)."""
+    """One row of an export: its rank, its weight or None, and how the model sees it (None: not asked, or a pair).
+
+    `tokens` (t,) float32: weights of the response tokens of a rendered row, or None.
+    """
 
     rank: int
     row: Row
     weight: float | None
     rendered: Rendered | None = None
+    tokens: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Chosen:
     weights: list[float] | None = None
     model: ModelRef | None = None
     linter: Linter | None = None
+    tokens: TokenWeights | None = None
 
     @property
     def model_name(self) -> str:
@@ -64,9 +73,17 @@ class Chosen:
                 self.linter.add(rows, rendered)
             weights = [None] * len(rows) if self.weights is None else self.weights[start : start + len(rows)]
             yield [
-                Item(start + place, row, weight, one)
+                Item(start + place, row, weight, one, self._weighed(start + place, one))
                 for place, (row, weight, one) in enumerate(zip(rows, weights, rendered, strict=True))
             ]
+
+    def _weighed(self, rank: int, one: Rendered | None) -> NDArray[np.float32] | None:
+        """The token weights of a rendered row. DataError where they are those of other tokens."""
+        if self.tokens is None or one is None:
+            return None
+        from tamis.weighting import weights_of
+
+        return weights_of(self.tokens, rank, one.ids[one.turn >= 0], self.model_name)
 
     def _rendered(self, rows: Sequence[Row]) -> list[Rendered | None]:
         if self.model is None:
@@ -200,15 +217,37 @@ def dump(value: Any) -> str:
     return text.translate(_LINE_ENDS)
 
 
-def labels(rendered: Rendered) -> dict[str, list[int]]:
-    """`input_ids` and `labels` of a rendered row: the id where it is trained, IGNORED elsewhere."""
-    ids = rendered.ids.tolist()
-    trained = (rendered.turn >= 0).tolist()
-    return {"input_ids": ids, "labels": [token if on else IGNORED for token, on in zip(ids, trained, strict=True)]}
+def labels(item: Item) -> dict[str, list[Any]]:
+    """`input_ids` and `labels` of a rendered row: the id where it is trained, IGNORED elsewhere.
+
+    A response token of weight 0 is not trained. With token weights, `token_weights`: one number an id, 0 at the prompt.
+    """
+    import numpy as np
+
+    assert item.rendered is not None
+    trained = item.rendered.turn >= 0
+    ids = item.rendered.ids.tolist()
+    if item.tokens is None:
+        weighed = {}
+    else:
+        weights = np.zeros(len(ids), np.float32)
+        weights[trained] = item.tokens
+        trained, weighed = weights > 0, {"token_weights": weights.tolist()}
+    kept = trained.tolist()
+    return {
+        "input_ids": ids,
+        "labels": [token if on else IGNORED for token, on in zip(ids, kept, strict=True)],
+        **weighed,
+    }
 
 
-def unlabelled(rendered: Rendered) -> str:
-    """Why no token of a rendered row is trained; empty where some are."""
+def unlabelled(item: Item) -> str:
+    """Why no token of a row is trained; empty where some are, or where it is not rendered."""
+    rendered = item.rendered
+    if rendered is None:
+        return ""
+    if item.tokens is not None and len(item.tokens) and not (item.tokens > 0).any():
+        return "every response token has the weight 0"
     if rendered.reason or not (rendered.turn >= 0).any():
         return rendered.reason.text or "no token to train on is left"
     return ""

@@ -42,6 +42,7 @@ _ABOUT = {
     "train": "for every message, whether any token of it is trained",
     "input_ids": "token ids under the model's template",
     "labels": "the token id where it is trained, -100 elsewhere",
+    "token_weights": "training weight of every token id, 0 where it is not trained",
 }
 
 
@@ -110,7 +111,7 @@ class _Table:
             yield "label", pa.bool_()
         yield from (("tools", pa.string()), ("meta", pa.string()))
         if self.model:
-            yield from mask_types().items()
+            yield from mask_types(chosen).items()
 
     def add(self, items: Sequence[Item]) -> None:
         """Append these rows."""

@@ -71,8 +71,7 @@ def _record(item: Item, kind: Kind, tools: bool) -> dict[str, Any]:
         raise _Refused("a prompt without an answer")
     if row.kind != kind:
         raise _Refused(f"kind {row.kind} (this file holds rows of kind {kind})")
-    why = unlabelled(item.rendered) if item.rendered is not None else ""
-    if why:
+    if why := unlabelled(item):
         raise _Refused(why)
     base: dict[str, Any] = {"key": row.key, "source": row.source}
     if kind == "text":

@@ -13,7 +13,7 @@ from tamis.pool import encode, schema
 
 
 def masks(item: Item, model: str) -> dict[str, list[Any]]:
-    """`train` (one flag per message), `input_ids` and `labels` of a rendered row; empty lists where none is trained."""
+    """`train` (one flag per message) and `labels` of a rendered row; empty lists where none is trained."""
     assert item.rendered is not None
     flags = [False] * len(item.row.messages)
     if item.row.kind == "text":
@@ -21,7 +21,7 @@ def masks(item: Item, model: str) -> dict[str, list[Any]]:
     elif not item.rendered.reason:
         for mask in turn_masks(item.row, item.rendered, model):
             flags[mask.message] = mask.train
-    return {"train": flags, **labels(item.rendered)}
+    return {"train": flags, **labels(item)}
 
 
 def write_jsonl(chosen: Chosen, files: Files, notes: Notes) -> None:
@@ -62,7 +62,7 @@ def write_parquet(chosen: Chosen, files: Files, notes: Notes) -> None:
     if chosen.weights is not None:
         columns = columns.append(pa.field("weight", pa.float32()))
     if chosen.model is not None:
-        for name, kind in mask_types().items():
+        for name, kind in mask_types(chosen).items():
             columns = columns.append(pa.field(name, kind))
     with pq.ParquetWriter(files.pending(files.out), columns, compression="zstd") as writer:
         for batch in chosen.batches():
@@ -76,11 +76,12 @@ def write_parquet(chosen: Chosen, files: Files, notes: Notes) -> None:
     say_masks(chosen, notes)
 
 
-def mask_types() -> Mapping[str, Any]:
+def mask_types(chosen: Chosen) -> Mapping[str, Any]:
     """Arrow types of the columns of `masks`."""
     import pyarrow as pa
 
-    return {"train": pa.list_(pa.bool_()), "input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())}
+    types = {"train": pa.list_(pa.bool_()), "input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())}
+    return types | ({"token_weights": pa.list_(pa.float32())} if chosen.tokens is not None else {})
 
 
 def say_masks(chosen: Chosen, notes: Notes) -> None:

@@ -39,7 +39,7 @@ def write(chosen: Chosen, files: Files, notes: Notes) -> None:
             if item.weight is not None:
                 record["weight"] = item.weight
             if labelled and item.rendered is not None:
-                record |= labels(item.rendered)
+                record |= labels(item)
                 longest = max(longest, len(item.rendered.ids))
                 cut += item.rendered.truncated
             calls += any(message.get("tool_calls") for message in item.row.messages)
@@ -60,7 +60,7 @@ def write(chosen: Chosen, files: Files, notes: Notes) -> None:
 def _refused(item: Item, kind: Kind, labelled: bool) -> str:
     if item.row.kind != kind:
         return f"kind {item.row.kind} (the columns of this file are {WANTS[kind]})"
-    return unlabelled(item.rendered) if labelled and item.rendered is not None else ""
+    return unlabelled(item) if labelled else ""
 
 
 def _said(row: Row) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from tamis.comparison import compare_arms, composition
 from tamis.pool import Pool
 from tamis.recipe import scorer_settings
 from tamis.stages.select import Selection
-from tamis.stages.train import Evaluated, EvaluationJob, TrainingJob, evaluate_all
+from tamis.stages.train import Evaluated, EvaluationJob, TrainingJob, evaluate_all, row_weights_of
 from tamis.stages.workspace import Workspace
-from tamis.values import Budget, Seeds
+from tamis.values import Budget, Seeds, TokenWeights
 from tamis.views import PoolView
 
 if TYPE_CHECKING:
@@ -34,12 +34,17 @@ class Arm:
     positions: tuple[NDArray[np.int64], ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     weights: tuple[float, ...] | None = None
+    tokens: TokenWeights | None = None
+    hooks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds_selection: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """What a comparison holds equal: trainer and settings, runs, evaluator, evaluation rows, learning rates to try."""
+    """What a comparison holds equal: trainer and settings, runs, evaluator, evaluation rows, learning rates to try.
+
+    `hooks` are heard in the arm of the method alone; `target` is filled in where one of them has such a field.
+    """
 
     method: str
     trainer: str
@@ -51,6 +56,13 @@ class Design:
     metric: Any = "held-out-loss"
     draws: int = 2000
     groups: tuple[str, ...] = ("source",)
+    hooks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    target: Pool | None = None
+
+
+def method_name(selector: str, weigh: Any, hooks: Any) -> str:
+    """Name of the arm of a method: its selector, its weigher and the hooks of its training, as `random+stm`."""
+    return "+".join([selector, *scorer_settings(weigh), *scorer_settings(hooks)])
 
 
 def compare(
@@ -94,16 +106,27 @@ def compare(
 
 
 def _arms(view: PoolView, chosen: Selection, design: Design, work: Workspace, seconds: float) -> list[Arm]:
-    """The method's subset once, and baselines of as many tokens: `random` anew in every run."""
+    """The method's subset once, and baselines of as many tokens: `random` anew in every run.
+
+    `plain` is the method's rows without its weights and hooks: what those alone are worth.
+    """
     import numpy as np
 
     tokens = Budget(tokens=int(view.cost[chosen.subset.positions].sum()))
     picked = np.asarray(chosen.subset.positions)
-    given = chosen.subset.weights
-    weights = None if given is None else tuple(float(weight) for weight in given)
-    arms = [Arm(name=design.method, positions=(picked,) * design.runs, weights=weights, seconds_selection=seconds)]
+    method = Arm(
+        name=design.method,
+        positions=(picked,) * design.runs,
+        weights=row_weights_of(chosen.subset),
+        tokens=chosen.subset.tokens,
+        hooks=design.hooks,
+        seconds_selection=seconds,
+    )
+    arms = [method]
     for name in design.baselines:
-        if name == "full":
+        if name == "plain":
+            arms.append(Arm(name=name, positions=method.positions))
+        elif name == "full":
             runs = int(design.full.get("runs", 1))
             own = {key: value for key, value in design.full.items() if key != "runs"}
             arms.append(Arm(name=name, positions=(np.flatnonzero(view.usable),) * runs, settings=own))
@@ -165,6 +188,9 @@ def _job(
         seeds=Seeds(adapter=run, order=run),
         machine=work.machine,
         row_weights=arm.weights,
+        token_weights=arm.tokens,
+        hooks=arm.hooks,
+        target=design.target if arm.hooks else None,
     )
     return EvaluationJob(work.store, name, own, held_out, work.machine, training=training)
 

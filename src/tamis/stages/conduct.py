@@ -13,18 +13,21 @@ from tamis.catalogue import build, load
 from tamis.checking import needs_of_pass
 from tamis.columns_io import read_all
 from tamis.errors import RecipeError
+from tamis.heading import rating_stems
 from tamis.pool import Pool
 from tamis.recipe import Recipe, Stage, scorer_settings
-from tamis.stages.compare import Design, compare
+from tamis.stages.compare import Design, compare, method_name
+from tamis.stages.dependence import needs_of_scorers, ordered, stem_of
 from tamis.stages.load import detail, folders_of, load_checkpoints
 from tamis.stages.measure import SHARED, Signal, measure, measure_needs, richest, view_of
 from tamis.stages.only import measure_only
 from tamis.stages.score import Scored, known_columns, score
 from tamis.stages.select import Selection, mixer_of, needs_with, select
 from tamis.stages.sources import ingest_source
-from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate_one, train_one
+from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate_one, row_weights_of, train_one
+from tamis.stages.weigh import weigher_of
 from tamis.stages.workspace import Workspace
-from tamis.values import Budget, Column, Need, Seeds
+from tamis.values import Budget, Column, Need, Seeds, Subset
 from tamis.views import PoolView
 
 log = logging.getLogger(__name__)
@@ -49,9 +52,11 @@ class Conductor:
         """A conductor whose passes serve everything that the recipe asks for, each signal once."""
         import dataclasses
 
-        model = recipe.model.resolved(work.machine.device)
+        on = work.machine.device
+        roles = {"model": recipe.model, "judge": recipe.judge, "reference": recipe.reference}
+        named: dict[str, Any] = {role: model.resolved(on) for role, model in roles.items() if model is not None}
         settings = richest(needs_of(recipe))
-        return cls(recipe, dataclasses.replace(work, model=model, settings_of_passes=settings))
+        return cls(recipe, dataclasses.replace(work, **named, settings_of_passes=settings))
 
     def ingest(self) -> None:
         """Read the pool, the target and the existing data."""
@@ -129,22 +134,22 @@ class Conductor:
                 given=self._signals(),
                 columns=self.columns,
             )
-            positions, weights = chosen.subset.positions, chosen.subset.weights
+            subset = chosen.subset
         elif on == "@pool":
             import numpy as np
 
-            positions, weights = np.flatnonzero(self.view().usable), None
+            usable = np.flatnonzero(self.view().usable)
+            subset = Subset(positions=usable, gains=np.zeros(len(usable), np.float32))
         else:
             subset = self.outcomes[on[1:]].subset
-            positions, weights = subset.positions, subset.weights
-        return train_one(self._training_job(stage, positions, weights))
+        return train_one(self._training_job(stage, subset))
 
     def _load(self, stage: Stage) -> Training:
         settings = stage.settings
         given = {key: settings[key] for key in ("learning_rates", "moments") if key in settings}
         return load_checkpoints(folders_of(settings["load"]), self.work, **given)
 
-    def _training_job(self, stage: Stage, positions: Any, weights: Any) -> TrainingJob:
+    def _training_job(self, stage: Stage, subset: Subset) -> TrainingJob:
         assert self.pool is not None
         seed = int(stage.settings.get("seed", 0))
         return TrainingJob(
@@ -153,10 +158,11 @@ class Conductor:
             settings=stage.own,
             model=self.work.model,
             rows_of=self.pool,
-            positions=tuple(int(place) for place in positions),
+            positions=tuple(int(place) for place in subset.positions),
             seeds=Seeds(adapter=seed, order=seed),
             machine=self.work.machine,
-            row_weights=None if weights is None else tuple(float(weight) for weight in weights),
+            row_weights=row_weights_of(subset),
+            token_weights=subset.tokens,
             hooks=scorer_settings(stage.settings.get("hooks")),
             target=self.target,
         )
@@ -190,16 +196,18 @@ class Conductor:
             settings["existing"] = self.existing
         if "pool" in names:
             settings["pool"] = self.pool
-        if "checkpoints" in names:
+        if "checkpoints" in names & stage.settings.keys():
             settings["checkpoints"] = self.outcomes[str(stage.settings["checkpoints"])[1:]].checkpoints
         return build("passes", stage.component, settings)
 
     def _score(self, stage: Stage) -> Scored:
         assert self.pool is not None
         scorers = {name: build("scorers", name, own) for name, own in scorer_settings(stage.settings["score"]).items()}
-        needs = [need for scorer in scorers.values() for need in scorer.needs]
-        given = dict(self._signals(*[need for need in needs if need.name in SHARED])) | self._from(stage)
-        scored = score(self.pool, scorers, self.work, given)
+        needs = needs_of_scorers(ordered(scorers, self.columns))
+        own = self._from(stage)
+        asked = [need for need in needs if need.name in SHARED and need.key not in own]
+        given = dict(self._signals(*asked)) | own
+        scored = score(self.pool, scorers, self.work, given, self.columns)
         self.columns |= dict(scored.columns)
         return scored
 
@@ -216,6 +224,7 @@ class Conductor:
             existing=self.existing,
             where=stage.settings.get("where"),
             mixer=mixer_of(stage.settings.get("mix")),
+            weighing=weigher_of(stage.settings.get("weigh")),
             given=given,
             columns=self.columns or known_columns(self.pool, self.work),
         )
@@ -229,7 +238,7 @@ class Conductor:
         trainer, settings = self.recipe.training_of(stage)
         given = stage.settings
         design = Design(
-            method=method.component,
+            method=method_name(method.component, method.settings.get("weigh"), given.get("hooks")),
             trainer=trainer,
             settings=settings,
             runs=int(given.get("runs", 3)),
@@ -239,6 +248,8 @@ class Conductor:
             metric=given.get("metric", "held-out-loss"),
             draws=int(given.get("draws", 2000)),
             groups=tuple(given.get("composition", ("source",))),
+            hooks=scorer_settings(given.get("hooks")),
+            target=self.target,
         )
         return compare(self.view(), chosen, held_out, design, self.work, seconds=self.cost_of(method))
 
@@ -315,26 +326,39 @@ class _Timer:
 def needs_of(recipe: Recipe) -> list[Need]:
     """Everything that the components of a recipe need. Where a token pass runs, it pools too, for the report's map."""
     needs: list[Need] = []
+    known = list(rating_stems(recipe.values))
     for stage in recipe.stages:
         if stage.verb == "score":
-            for name, own in scorer_settings(stage.settings["score"]).items():
-                needs += build("scorers", name, own).needs
+            own = scorer_settings(stage.settings["score"])
+            asked = needs_of_scorers(ordered({name: build("scorers", name, own[name]) for name in own}, known))
+            needs += [need for need in asked if need.key != _named(recipe, stage)]
+            known += own
         elif stage.verb == "pass":
             needs += needs_of_pass(stage.component, stage.own)
         elif stage.verb == "select":
-            asked = needs_with(build("selectors", stage.component, stage.own), mixer_of(stage.settings.get("mix")))
-            needs += [*asked, *_column_needs(stage, asked)]
-    if any(need.name == "tokens" for need in needs):
-        needs.append(Need(kind="signal", name="tokens", settings=(("pooled", True),)))
+            weighing = weigher_of(stage.settings.get("weigh"))
+            mixer = mixer_of(stage.settings.get("mix"))
+            asked = needs_with(build("selectors", stage.component, stage.own), mixer, weighing)
+            needs += [*asked, *_column_needs(stage, asked, known)]
+    if any(need.key == "tokens" for need in needs):
+        needs.append(Need(kind="signal", name="tokens", settings=(("loss", "none"), ("pooled", True))))
     return needs
 
 
-def _column_needs(stage: Stage, own: Sequence[Need]) -> list[Need]:
+def _named(recipe: Recipe, stage: Stage) -> str:
+    """The signal of the stage that a stage names by `from`, or the empty string."""
+    if "from" not in stage.settings:
+        return ""
+    component = recipe.stage(str(stage.settings["from"])[1:]).component
+    return str(getattr(load("passes", component), "makes", component))
+
+
+def _column_needs(stage: Stage, own: Sequence[Need], known: Sequence[str]) -> list[Need]:
     """Signals under the columns that a filter, a ranking or a mix names."""
     from tamis.catalogue import SCORERS
     from tamis.expressions import names
 
     used = names(str(stage.settings["where"])) if "where" in stage.settings else set()
     used |= {need.name for need in own if need.kind == "column"}
-    scorers = {column.partition("@")[0].partition(".")[0] for column in used}
-    return [need for name in sorted(scorers & set(SCORERS)) for need in build("scorers", name, {}).needs]
+    scorers = sorted(({stem_of(column) for column in used} & set(SCORERS)) - set(known))
+    return needs_of_scorers(ordered({name: build("scorers", name, {}) for name in scorers}, known))

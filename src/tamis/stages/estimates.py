@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tamis.catalogue import build
+from tamis.catalogue import build, load
 from tamis.checking import build_unfilled
 from tamis.errors import RecipeError
 from tamis.recipe import Recipe, Stage, scorer_settings
 from tamis.stages.load import folders_of
+from tamis.stages.measure import SHARED
+from tamis.stages.serving import has_model
 
 # Work relative to one forward over the same tokens: a backward costs two forwards, less without weight gradients.
 TRAINING_FORWARDS = 3.0
@@ -67,13 +69,25 @@ def pass_step(recipe: Recipe, stage: Stage, over: Size, target: Size) -> Step:
         "gradient-query": _query,
         "landmarks": _landmarks,
         "trajectories": _trajectories,
+        "gradient-norms": _norms,
     }
     if stage.component in known:
         return known[stage.component](recipe, stage, component, over, target)
-    cheap = {"tokens": TOKENS_FORWARDS, "pairs": PAIRS_FORWARDS, "lengths": 0.0}
-    if stage.component in cheap:
-        return Step(stage.name, stage.component, over.rows, over.tokens, cheap[stage.component], over.tokens * 6)
+    if stage.component in SHARED or hasattr(component, "forwards"):
+        return Step(stage.name, stage.component, over.rows, over.tokens, forwards_of(component), over.tokens * 6)
     return Step(stage.name, f"{stage.component}: {NOT_ESTIMATED}", over.rows, over.tokens, 0.0, estimated=False)
+
+
+def forwards_of(component: Any) -> float:
+    """Forward passes over the tokens of a pool that a pass makes: what it says itself, none without a model, or one."""
+    if (said := getattr(component, "forwards", None)) is not None:
+        return float(said)
+    cls = type(component)
+    if cls is load("passes", "tokens"):
+        return TOKENS_FORWARDS if getattr(component, "alone", True) else 1.0
+    if cls is load("passes", "pairs"):
+        return PAIRS_FORWARDS
+    return 1.0 if has_model(cls) and cls is not load("passes", "lengths") else 0.0
 
 
 def _influence(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
@@ -100,6 +114,13 @@ def _trajectories(recipe: Recipe, stage: Stage, component: Any, over: Size, targ
     kept = checkpoints_of(recipe, stage) + component.start
     what = f"trajectories, losses under {kept} models"
     return Step(stage.name, what, over.rows, over.tokens * kept, 1.0, 4 * over.rows * kept)
+
+
+def _norms(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
+    """A forward and a backward pass under the model, or under every checkpoint."""
+    kept = checkpoints_of(recipe, stage) if "checkpoints" in stage.settings else 1
+    what = f"gradient-norms under {kept} model{'s' * (kept != 1)}{_layers_said(component)}"
+    return Step(stage.name, what, over.rows, over.tokens * kept, _forwards(component), 4 * over.rows * kept)
 
 
 def _query(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
@@ -169,15 +190,29 @@ def training_step(
     tokens = over.tokens * epochs * runs
     step = Step(stage, what, over.rows, tokens, TRAINING_FORWARDS)
     for name, own in scorer_settings(hooks).items():
-        step = _with_hook(step, name, own, built, target, epochs * runs)
+        step = _with_hook(step, name, own, built, target, (epochs, runs))
     return step
 
 
-def _with_hook(step: Step, name: str, own: Mapping[str, Any], trainer: Any, target: Size, epochs: int) -> Step:
-    """GREATS: gradients of every batch and, every few steps, of some target rows; training itself on what it keeps."""
-    if name != "greats":
+def _with_hook(
+    step: Step, name: str, own: Mapping[str, Any], trainer: Any, target: Size, times: tuple[int, int]
+) -> Step:
+    """A training with what a hook does beside it; `times`: epochs and runs."""
+    if name not in ("greats", "dft", "iw-sft", "q-tuning", "record-losses"):
         return dataclasses.replace(step, what=f"{step.what}, hook {name} {NOT_ESTIMATED}")
     hook = build_unfilled(name, own, "hooks")
+    if name == "greats":
+        return _with_greats(step, hook, trainer, target, times[0] * times[1])
+    forwards = step.forwards
+    if name == "iw-sft":  # the rows once, before the first step
+        forwards += 1 / times[0]
+    elif name == "q-tuning":  # every batch forward, and training on what is left of it
+        forwards = forwards * hook.rows + 1
+    return dataclasses.replace(step, what=f"{step.what}, {name}", forwards=forwards)
+
+
+def _with_greats(step: Step, hook: Any, trainer: Any, target: Size, epochs: int) -> Step:
+    """GREATS: gradients of every batch and, every few steps, of some target rows; training itself on what it keeps."""
     batches = epochs * step.rows / max(1, getattr(trainer, "batch_rows", 1))
     some = min(1.0, hook.rows / max(1, target.rows)) * target.tokens * batches / hook.every
     forwards = step.forwards * hook.share + GRADIENT_FORWARDS * (1 + some / max(1, step.tokens))

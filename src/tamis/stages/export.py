@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
 
 def export_subset(pool: Pool, chosen: Selection, form: str, out: Path, work: Workspace) -> Export:
-    """Write the subset in the order picked, with row weights, and with masks and the linter for forms of trainers."""
+    """Write the subset in the order picked, with row weights, and with masks and the linter for forms of trainers.
+
+    Where tokens are weighed every form that can carries their ids and weights.
+    """
     from tamis.exporting import FOR_TRAINERS, export
 
-    model = work.model if form in FOR_TRAINERS else None
-    return export(pool, chosen.subset.positions, out, form, weights=chosen.subset.weights, model=model)
+    subset = chosen.subset
+    model = work.model if form in FOR_TRAINERS or subset.tokens is not None else None
+    return export(pool, subset.positions, out, form, weights=subset.weights, tokens=subset.tokens, model=model)

@@ -12,19 +12,35 @@ from typing import Any
 
 from tamis import digests
 from tamis.catalogue import load
-from tamis.engine import map_jobs
+from tamis.engine import map_jobs, workers_kept
 from tamis.errors import RecipeError
+from tamis.models import ModelRef
 from tamis.pool import Pool, Shard
 from tamis.protocols import Pass
+from tamis.stages.serving import SIGNAL, has_model, identity_of, remember, rows_left, serving, settings_of
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, Store, save_arrays
-from tamis.values import Machine, Need
+from tamis.values import Column, Machine, Need
 from tamis.views import PoolView, ShardSignals
 
 log = logging.getLogger(__name__)
-SIGNAL = "signal"
 FIT = "fit"  # kind in the store, and the name under which a pass reads it
-SHARED = ("lengths", "tokens", "pairs")  # passes that a need alone starts; the others are stages of a recipe
+# passes that a need alone starts; the others are stages of a recipe
+SHARED = (
+    "lengths",
+    "tokens",
+    "pairs",
+    "ratings",
+    "reversed",
+    "generations",
+    "verdicts",
+    "attention",
+    "gradient-norms",
+    "in-context",
+    "text",
+    "hashes",
+    "language",
+)
 SAY_SECONDS = 10.0  # a line of progress at most this often
 
 
@@ -60,14 +76,9 @@ class _Job:
     machine: Machine
 
 
-def identity_of(component: Pass, shard: Shard, read: Mapping[str, str] | None = None) -> str:
-    """Identity of a pass over one shard; `read`: identities of the signals that it reads."""
-    return digests.of_component(component, {"shard": shard.digest, **({"signals": dict(read)} if read else {})})
-
-
 def signals_read(component: Pass, have: Mapping[str, Signal]) -> dict[str, Signal]:
     """The signals of the pool that a pass says it needs, by name; RecipeError where one is missing."""
-    needed = sorted(need.name for need in component.needs if need.kind == "signal" and need.side == "pool")
+    needed = sorted(need.key for need in component.needs if need.kind == "signal" and need.side == "pool")
     for name in needed:
         if name not in have:
             raise RecipeError(f"{type(component).__name__} reads the signal {name!r}, which no stage before it made")
@@ -79,15 +90,17 @@ def measure(
 ) -> Signal:
     """The signal of `component` over `pool`; finished shards are found, the others measured by the engine.
 
-    `have`: signals that the pass may read; those that it needs are part of its identity.
+    `have`: signals that the pass may read; those that it needs are part of its identity. Where the pool was measured
+    before with settings that give more (`merge`), that signal serves and nothing is run.
     """
     started = time.perf_counter()
     read = signals_read(component, have or {})
+    component = serving(pool, component, work, read)
     notes = [sentence for signal in read.values() for sentence in signal.notes]
     notes += component.notes() if hasattr(component, "notes") else []
     ever, partial = 0.0, " ".join(signal.partial for signal in read.values() if signal.partial)
     if hasattr(component, "fit"):
-        entry = _fit(pool, component, work, read)
+        entry = fit(pool, component, work, read, over=work.machine)
         read[FIT] = Signal(FIT, (entry.path,) * len(pool.shards), 0, 0.0, (entry.digest,) * len(pool.shards))
         notes += [entry.facts["note"]] if "note" in entry.facts else []
         ever, partial = entry.seconds, ""  # it fills in what was not measured
@@ -106,6 +119,7 @@ def measure(
     found = [one for job in jobs if (one := work.store.get(SIGNAL, job.identity)) is not None]
     ever += sum(one.seconds for one in found)
     work.work.note_pass(name, len(jobs), len(missing), seconds, ever)
+    remember(component, work)
     return Signal(
         name=getattr(component, "makes", name),
         folders=tuple(one.path for one in found),
@@ -130,16 +144,39 @@ def _jobs(
     return jobs
 
 
-def _fit(pool: Pool, component: Any, work: Workspace, read: Mapping[str, Signal]) -> Entry:
-    """What a pass learns from the whole pool, before its shards are measured. Shards depend on its content alone."""
-    inputs = {"pool": pool.digest, "signals": {name: signal.identities for name, signal in read.items()}}
+def fit(
+    pool: Pool,
+    component: Any,
+    work: Workspace,
+    read: Mapping[str, Signal],
+    columns: Mapping[str, Column] | None = None,
+    over: Machine | None = None,
+) -> Entry:
+    """What a component learns from the whole pool, before its shards are seen, which depend on its content alone.
+
+    A pass is handed the machine (`over`) beside the view; a scorer is not, but may read `columns`.
+    """
+    inputs: dict[str, Any] = {"pool": pool.digest, "signals": {key: one.identities for key, one in read.items()}}
+    if columns:
+        inputs["columns"] = digests_of(columns)
 
     def make(folder: Path) -> dict[str, Any]:
-        arrays, facts = component.fit(view_of(pool, read), work.machine)
+        view = view_of(pool, read, columns=columns or {})
+        arrays, facts = component.fit(view) if over is None else component.fit(view, over)
         save_arrays(folder, arrays)
         return dict(facts)
 
     return work.store.get_or_make(FIT, digests.of_component(component, inputs), make, about=component)
+
+
+def digests_of(columns: Mapping[str, Column]) -> dict[str, str]:
+    """Digests of columns by content, reasons included."""
+    import numpy as np
+
+    return {
+        name: digests.of_bytes(b"".join(np.ascontiguousarray(part).tobytes() for part in (one.values, one.reasons)))
+        for name, one in columns.items()
+    }
 
 
 def _measure_shard(job: _Job) -> str:
@@ -152,44 +189,96 @@ def _measure_shard(job: _Job) -> str:
 
 
 def pass_for(need: Need, work: Workspace) -> Pass:
-    """The pass that serves a need: the model of the run, and the richest settings that anything in the run asks for."""
+    """The pass that serves a need: the model of its role, and the richest settings that anything in the run asks for.
+
+    Raises RecipeError where nobody named the model of that role.
+    """
+    return _pass_of(need, work.settings_of_passes.get(need.key, {}), work.model_of(need.by))
+
+
+def _pass_of(need: Need, richer: Mapping[str, Any], model: ModelRef) -> Pass:
     cls = load("passes", need.name)
-    settings = {**dict(need.settings), **work.settings_of_passes.get(need.name, {})}
-    component: Pass = cls(model=work.model, **settings)
+    reads = {"model": model} if has_model(cls) else {}
+    component: Pass = cls(**reads, **{**dict(need.settings), **richer})
     return component
 
 
 def richest(needs: Iterable[Need]) -> dict[str, dict[str, Any]]:
-    """For every signal needed, settings that serve all needs at once (merged by the pass itself)."""
-    from tamis.models import ModelRef
+    """For every signal needed, by `Need.key`, settings that serve all needs at once (merged by the pass itself).
 
+    What these passes read themselves is counted in. RecipeError for two settings of a pass that cannot merge them.
+    """
     stand_in = ModelRef(name="tamis:tiny-lm")
     merged: dict[str, Any] = {}
-    for need in needs:
+    left = list(needs)
+    while left:
+        need = left.pop(0)
         if need.kind != "signal" or need.name not in SHARED:
             continue
-        component = load("passes", need.name)(model=stand_in, **dict(need.settings))
-        earlier = merged.get(need.name)
-        merged[need.name] = component if earlier is None or not hasattr(earlier, "merge") else earlier.merge(component)
-    return {
-        name: {
-            item.name: getattr(component, item.name) for item in dataclasses.fields(component) if item.name != "model"
-        }
-        for name, component in merged.items()
-    }
+        component = _pass_of(need, {}, stand_in)
+        left += component.needs
+        merged[need.key] = _merged(merged.get(need.key), component, need.key)
+    return {key: settings_of(component) for key, component in merged.items()}
+
+
+def _merged(earlier: Any, component: Any, key: str) -> Any:
+    if earlier is None or earlier == component:
+        return component
+    if not hasattr(earlier, "merge"):
+        raise RecipeError(f"the signal {key!r} is needed with two settings, which one pass cannot give: run it twice")
+    return earlier.merge(component)
 
 
 def measure_needs(
     pool: Pool, needs: Iterable[Need], work: Workspace, given: Mapping[str, Signal] | None = None
 ) -> dict[str, Signal]:
-    """Every signal that `needs` asks of one pool, each measured once, plus `lengths`, which everything uses."""
+    """Every signal that `needs` asks of one pool, by `Need.key`, each measured once, plus `lengths`, read everywhere.
+
+    Signals that a pass reads itself are measured before it.
+    """
+    with workers_kept():
+        return _measured(pool, needs, work, given)
+
+
+def _measured(
+    pool: Pool, needs: Iterable[Need], work: Workspace, given: Mapping[str, Signal] | None
+) -> dict[str, Signal]:
     signals: dict[str, Signal] = dict(given or {})
     wanted = [Need(kind="signal", name="lengths"), *needs]
-    ordered = sorted({need.name: need for need in wanted if need.kind == "signal"}.values(), key=lambda need: need.name)
+    ordered = sorted({need.key: need for need in wanted if need.kind == "signal"}.values(), key=lambda need: need.key)
     for need in ordered:
-        if need.name not in signals:
-            signals[need.name] = measure(pool, need.name, pass_for(need, work), work, signals)
+        if need.key not in signals:
+            component = pass_for(need, work)
+            signals = _measured(pool, component.needs, work, signals) if component.needs else signals
+            signals[need.key] = measure(pool, need.key, component, work, signals)
     return signals
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A signal that is going to be needed: the pass that serves it, its identities by shard, and rows still to do."""
+
+    component: Pass
+    identities: tuple[str, ...]
+    rows_left: int
+
+
+def asked_of(pool: Pool, needs: Iterable[Need], work: Workspace) -> dict[str, Asked]:
+    """What `measure_needs` would do for these needs, by `Need.key` in its order; nothing is run."""
+    found: dict[str, Asked] = {}
+    for key, need in sorted({need.key: need for need in needs if need.kind == "signal"}.items()):
+        if need.name not in SHARED or key in found:
+            continue
+        component = pass_for(need, work)
+        found = asked_of(pool, component.needs, work) | found
+        read = {one.key: found[one.key] for one in component.needs if one.key in found}
+        component = serving(pool, component, work, read)
+        identities = [
+            identity_of(component, shard, {name: one.identities[place] for name, one in read.items()})
+            for place, shard in enumerate(pool.shards)
+        ]
+        found[key] = Asked(component, tuple(identities), rows_left(pool, component, work, read))
+    return found
 
 
 def view_of(pool: Pool, signals: Mapping[str, Signal], **parts: Any) -> PoolView:

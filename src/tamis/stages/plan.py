@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tamis.pool import Shard
+from tamis.catalogue import build
+from tamis.pool import Pool
+from tamis.protocols import Scorer
 from tamis.recipe import Recipe, Stage, scorer_settings
+from tamis.stages.compare import method_name
 from tamis.stages.conduct import Conductor, needs_of
 from tamis.stages.estimates import (
     NOT_ESTIMATED,
-    TOKENS_FORWARDS,
     Size,
     Step,
+    forwards_of,
     load_step,
     pass_step,
     training_step,
 )
-from tamis.stages.measure import SHARED, SIGNAL, identity_of, measure_needs, pass_for, view_of
+from tamis.stages.measure import asked_of, measure_needs, view_of
 from tamis.stages.sources import ingest_source
 from tamis.stages.workspace import Workspace
-from tamis.values import Budget
+from tamis.values import Budget, Need
 from tamis.views import PoolView
 
 PROBE_ROWS = 48
@@ -36,6 +39,7 @@ def plan(recipe: Recipe, work: Workspace) -> dict[str, Any]:
     speed = _tokens_per_second(view, conductor.work)
     steps = list(_steps(conductor, view))
     lines = [step.line(speed) for step in steps]
+    needs = needs_of(recipe)
     usable = int(view.usable.sum())
     unknown = [line["stage"] for line in lines if line["minutes"] == NOT_ESTIMATED]
     return {
@@ -45,15 +49,56 @@ def plan(recipe: Recipe, work: Workspace) -> dict[str, Any]:
         "steps": lines,
         "hours": sum(line["minutes"] for line in lines if line["minutes"] != NOT_ESTIMATED) / 60,
         "not_estimated": unknown,
+        "notes": notes_of(conductor.work, view, needs, _scorers_of(recipe)),
         "disk_mb": sum(line["disk_bytes"] for line in lines) / 1e6,
         "how": f"{speed:,.0f} tokens a second forward, {work.machine.workers} workers, measured on {PROBE_ROWS} rows; "
         "training counted as 3 forwards",
     }
 
 
+def plan_scores(pool: Pool, scorers: Mapping[str, Scorer], needs: Sequence[Need], work: Workspace) -> dict[str, Any]:
+    """Passes that these scorers need over a pool, what of them is measured already, and time and disk of the rest.
+
+    `scorers` in the order in which they are going to score, those that others read included; `needs`: all of theirs.
+    """
+    view = view_of(pool, measure_needs(pool, [], work))
+    lines, how = [], []
+    for step in pass_steps(view, needs, work):
+        role = step.what.partition("@")[2] or "model"
+        speed = 0.0
+        if step.tokens and step.forwards:
+            own = dataclasses.replace(work, model=work.model_of(role))  # type: ignore[arg-type]
+            speed = _tokens_per_second(view, own)
+            how.append(f"{step.what}: {speed:,.0f} tokens a second forward")
+        lines.append(step.line(speed or 1.0))
+    return {
+        "rows": len(view),
+        "usable": int(view.usable.sum()),
+        "tokens": int(view.cost[view.usable].sum()),
+        "scorers": list(scorers),
+        "steps": lines,
+        "hours": sum(line["minutes"] for line in lines) / 60,
+        "not_estimated": [],
+        "notes": notes_of(work, view, needs, scorers),
+        "disk_mb": sum(line["disk_bytes"] for line in lines) / 1e6,
+        "how": "; ".join([*how, f"{work.machine.workers} workers"]),
+    }
+
+
+def notes_of(work: Workspace, view: PoolView, needs: Iterable[Need], scorers: Mapping[str, Scorer]) -> list[str]:
+    """What passes and scorers say of themselves before they run, one sentence each, behind their names."""
+    named = {key: asked.component for key, asked in asked_of(view.pool, needs, work).items()} | dict(scorers)
+    return [f"{name}: {sentence}" for name, one in named.items() if hasattr(one, "notes") for sentence in one.notes()]
+
+
+def _scorers_of(recipe: Recipe) -> dict[str, Scorer]:
+    stages = [stage for stage in recipe.stages if stage.verb == "score"]
+    asked = [scorer_settings(stage.settings["score"]) for stage in stages]
+    return {name: build("scorers", name, own) for scorers in asked for name, own in scorers.items()}
+
+
 def _steps(conductor: Conductor, view: PoolView) -> Iterator[Step]:
-    tokens = int(view.cost[view.usable].sum())
-    yield from _pass_steps(conductor, view, tokens)
+    yield from pass_steps(view, needs_of(conductor.recipe), conductor.work)
     target = _target_size(conductor)
     for stage in conductor.recipe.stages:
         if stage.verb == "train":
@@ -78,22 +123,16 @@ def _target_size(conductor: Conductor) -> Size:
     return Size(len(pool), int(view_of(pool, measure_needs(pool, [], conductor.work)).cost.sum()))
 
 
-def _pass_steps(conductor: Conductor, view: PoolView, tokens: int) -> Iterator[Step]:
-    seen: set[str] = set()
-    for need in needs_of(conductor.recipe):
-        if need.kind != "signal" or need.name in seen or need.name not in SHARED or need.name == "lengths":
+def pass_steps(view: PoolView, needs: Iterable[Need], work: Workspace) -> Iterator[Step]:
+    """One step for every pass that scorers and selectors share, whether its signal is in the store or not."""
+    tokens = int(view.cost[view.usable].sum())
+    for key, asked in asked_of(view.pool, needs, work).items():
+        if key == "lengths":
             continue
-        seen.add(need.name)
-        component = pass_for(need, conductor.work)
-        missing = [shard for shard in view.pool.shards if not _done(conductor, component, shard)]
-        share = sum(shard.rows for shard in missing) / max(1, len(view))
-        done = f"{len(view.pool.shards) - len(missing)} of {len(view.pool.shards)} shards"
+        share = asked.rows_left / max(1, len(view))
+        done = f"{len(view) - asked.rows_left:,} of {len(view):,} rows"
         disk = int(tokens * 6 * share)
-        yield Step("passes", need.name, len(view), int(tokens * share), TOKENS_FORWARDS, disk, done)
-
-
-def _done(conductor: Conductor, component: Any, shard: Shard) -> bool:
-    return conductor.work.store.get(SIGNAL, identity_of(component, shard)) is not None
+        yield Step("passes", key, len(view), int(tokens * share), forwards_of(asked.component), disk, done)
 
 
 def _size(conductor: Conductor, view: PoolView, on: Any) -> Size:
@@ -125,7 +164,11 @@ def _arm_steps(conductor: Conductor, view: PoolView, stage: Stage, target: Size)
     over = _budget_size(view, Budget.parse(method.settings["budget"]))
     runs = int(given.get("runs", 3))
     rates = len(given.get("learning_rates", ()))
-    for name in (method.component, *given.get("with", ("random", "longest"))):
+    own_arm = method_name(method.component, method.settings.get("weigh"), given.get("hooks"))
+    yield training_step(
+        f"{stage.name}: {own_arm}", trainer, settings, over, target, runs=runs, hooks=given.get("hooks")
+    )
+    for name in given.get("with", ("random", "longest")):
         if name == "full":
             own = {"runs": 1, "epochs": 1, **given.get("full", {})}
             merged = {**settings, **{key: value for key, value in own.items() if key != "runs"}}

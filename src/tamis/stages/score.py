@@ -5,20 +5,22 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis import digests
+from tamis.catalogue import SCORERS
 from tamis.errors import DataError, RecipeError
 from tamis.pool import Pool
 from tamis.protocols import Scorer
-from tamis.stages.measure import Signal, measure_needs
+from tamis.stages.dependence import META, columns_needed, needs_of_scorers, ordered, stem_of
+from tamis.stages.measure import FIT, Signal, digests_of, fit, measure_needs, view_of
 from tamis.stages.workspace import Workspace
 from tamis.store import load_arrays, save_arrays, write_json
 from tamis.values import Column
-from tamis.views import ShardSignals
+from tamis.views import ShardSignals, parts_of, resolve_column
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,26 +33,94 @@ _SAFE = re.compile(r"[^A-Za-z0-9_.+-]")
 
 @dataclass(frozen=True)
 class Scored:
-    """Columns by full name (`scorer.view@model`), and the signals they were made from."""
+    """Columns by full name (`scorer.view@model`), and the signals they were made from.
+
+    `added`: scorers that nobody listed and whose columns others read. `notes`: what a reader of the columns must know,
+    in sentences. `facts`: what fitted scorers say of the pool, by scorer.
+    """
 
     columns: Mapping[str, Column]
     signals: Mapping[str, Signal]
+    added: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def score(
-    pool: Pool, scorers: Mapping[str, Scorer], work: Workspace, given: Mapping[str, Signal] | None = None
+    pool: Pool,
+    scorers: Mapping[str, Scorer],
+    work: Workspace,
+    given: Mapping[str, Signal] | None = None,
+    columns: Mapping[str, Column] | None = None,
 ) -> Scored:
-    """All columns of `scorers` (name -> component); passes that are needed are run first, each once."""
-    needs = [need for scorer in scorers.values() for need in scorer.needs]
-    signals = measure_needs(pool, needs, work, given)
-    columns: dict[str, Column] = {}
-    for name, scorer in scorers.items():
-        made = _columns(pool, name, scorer, signals, work)
-        if twice := sorted(columns.keys() & made.keys()):
+    """All columns of `scorers` (name -> component); passes that are needed are run first, each once.
+
+    `columns`: what scorers may read beside each other's (ratings, columns of earlier stages). A scorer whose columns
+    are read and that is not listed is added, with its default settings. Raises RecipeError, before anything runs, where
+    a model that is needed was not named, a column cannot be had, or scorers read each other in a circle.
+    """
+    everything = ordered(scorers, columns or {})
+    for name, scorer in everything.items():
+        work.check_roles(name, scorer.needs)
+    signals = measure_needs(pool, needs_of_scorers(everything), work, given)
+    found = _Found(pool, work, signals, dict(columns or {}))
+    for name, scorer in everything.items():
+        found.score(name, scorer, listed=name in scorers)
+    added = tuple(name for name in everything if name not in scorers)
+    caveats = [sentence for signal in signals.values() for sentence in signal.caveats]
+    notes = tuple(dict.fromkeys([*caveats, *found.notes]))
+    return Scored(found.made, signals, added, notes, found.facts)
+
+
+@dataclass
+class _Found:
+    """What has been made so far. `there`: columns that may be read, made or given."""
+
+    pool: Pool
+    work: Workspace
+    signals: Mapping[str, Signal]
+    there: dict[str, Column]
+    made: dict[str, Column] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def score(self, name: str, scorer: Scorer, *, listed: bool) -> None:
+        """Add the columns of one scorer, fitted on the pool first where it must be."""
+        read = {key: self.signals[key] for key in signals_needed(scorer)}
+        columns = {column: self._column(column) for column in columns_needed(scorer)}
+        notes = list(scorer.notes()) if hasattr(scorer, "notes") else []
+        if hasattr(scorer, "fit"):
+            entry = fit(self.pool, scorer, self.work, read, columns)
+            shards = len(self.pool.shards)
+            read[FIT] = Signal(FIT, (entry.path,) * shards, 0, entry.seconds, (entry.digest,) * shards)
+            notes += [entry.facts["note"]] if entry.facts.get("note") else []
+            self.facts[name] = entry.facts
+        made = _columns(self.pool, name, scorer, read, columns, self.work)
+        if twice := sorted(self.made.keys() & made.keys()):
             raise RecipeError(f"two scorers make the column {twice[0]!r}; give their classes different names")
-        columns |= made
-        _register(pool, made, name, scorer, work)
-    return Scored(columns, signals)
+        self.made |= made
+        self.there |= made
+        self.notes += [f"{name}: {sentence}" for sentence in notes]
+        _register(self.pool, made, name, scorer, self.work, facts=self.facts.get(name), notes=notes, over=listed)
+
+    def _column(self, name: str) -> Column:
+        if name.startswith(META):
+            return view_of(self.pool, {}).column(name)
+        known = list(self.made) if _resolves(name, list(self.made)) else list(self.there)
+        return self.there[resolve_column(name, known)]
+
+
+def signals_needed(scorer: Scorer) -> list[str]:
+    """Keys of the signals that a scorer reads, sorted."""
+    return sorted({need.key for need in scorer.needs if need.kind == "signal"})
+
+
+def _resolves(name: str, known: Sequence[str]) -> bool:
+    try:
+        resolve_column(name, known)
+    except RecipeError:
+        return False
+    return True
 
 
 def full_name(scorer: str, view: str, model: str) -> str:
@@ -62,23 +132,31 @@ def full_name(scorer: str, view: str, model: str) -> str:
 
 
 def _columns(
-    pool: Pool, name: str, scorer: Scorer, signals: Mapping[str, Signal], work: Workspace
+    pool: Pool,
+    name: str,
+    scorer: Scorer,
+    read: Mapping[str, Signal],
+    columns: Mapping[str, Column],
+    work: Workspace,
 ) -> dict[str, Column]:
     import numpy as np
 
     parts: dict[str, list[Column]] = {}
-    used = [need.name for need in scorer.needs if need.kind == "signal"]
     for number, shard in enumerate(pool.shards):
-        inputs = {"shard": shard.digest, **{key: signals[key].identities[number] for key in sorted(used)}}
-        have = ShardSignals(shard, {key: signal.folders[number] for key, signal in signals.items()})
+        here = parts_of(pool, columns, number)
+        inputs: dict[str, Any] = {"shard": shard.digest, **{key: one.identities[number] for key, one in read.items()}}
+        if here:
+            inputs["columns"] = digests_of(here)
+        have = ShardSignals(shard, {key: signal.folders[number] for key, signal in read.items()}, here)
         make = functools.partial(_make_columns, scorer, have)
         entry = work.store.get_or_make(COLUMNS, digests.of_component(scorer, inputs), make)
         arrays = load_arrays(entry.path)
         for view, unit in entry.facts["units"].items():
             values, reasons = arrays[f"{view}.values"], arrays[f"{view}.reasons"]
             parts.setdefault(view, []).append(Column(values=values, unit=unit, reasons=reasons))
+    label = _label(scorer, work)
     return {
-        full_name(name, view, work.model.label): _checked(
+        full_name(name, view, label): _checked(
             f"{name}.{view}",
             Column(
                 values=np.concatenate([part.values for part in found]),
@@ -88,6 +166,12 @@ def _columns(
         )
         for view, found in parts.items()
     }
+
+
+def _label(scorer: Scorer, work: Workspace) -> str:
+    """Label of the model that a column comes from: a second one's where a scorer reads nothing of the run's own."""
+    roles = {need.by for need in scorer.needs if need.kind == "signal"}
+    return work.model_of(roles.pop()).label if len(roles) == 1 else work.model.label
 
 
 def _make_columns(scorer: Scorer, have: ShardSignals, folder: Path) -> dict[str, Any]:
@@ -113,17 +197,30 @@ def _checked(name: str, column: Column) -> Column:
     return column
 
 
-def _register(pool: Pool, columns: Mapping[str, Column], by: str, scorer: Scorer, work: Workspace) -> None:
-    """Note which columns a pool has, for `tamis columns`, `scores` and `filter`."""
+def _register(
+    pool: Pool,
+    columns: Mapping[str, Column],
+    by: str,
+    scorer: Scorer,
+    work: Workspace,
+    *,
+    facts: Mapping[str, Any] | None,
+    notes: Sequence[str],
+    over: bool,
+) -> None:
+    """Note which columns a pool has, for `tamis columns`, `scores` and `filter`.
+
+    Without `over`, columns that were made before with settings that somebody chose stay as they are.
+    """
     file = registry(pool, work)
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    settings = digests.canonical(scorer)
     for name, column in columns.items():
-        known[name] = {
-            "unit": column.unit,
-            "scorer": by,
-            "settings": digests.canonical(scorer),
-            "folder": digests.of_json(name),
-        }
+        if not over and known.get(name, {}).get("settings", settings) != settings:
+            continue
+        known[name] = {"unit": column.unit, "scorer": by, "settings": settings, "folder": digests.of_json(name)}
+        known[name] |= {"facts": dict(facts)} if facts else {}
+        known[name] |= {"notes": list(notes)} if notes else {}
         folder = file.parent / known[name]["folder"]
         folder.mkdir(parents=True, exist_ok=True)
         save_arrays(folder, {"values": column.values, "reasons": column.reasons})
@@ -145,6 +242,21 @@ def known_columns(pool: Pool, work: Workspace) -> dict[str, Column]:
         arrays = load_arrays(file.parent / facts["folder"])
         found[name] = Column(values=arrays["values"], unit=facts["unit"], reasons=arrays["reasons"])
     return found
+
+
+def readable_columns(pool: Pool, work: Workspace, scorers: Iterable[Scorer]) -> dict[str, Column]:
+    """Columns of this pool that scorers may read as they are.
+
+    Those are ratings and others that no scorer of the catalogue makes, and those of another model that one of `scorers`
+    calls by the full name. What a scorer of the catalogue makes is made anew, or found.
+    """
+    wanted = {name for scorer in scorers for name in columns_needed(scorer)}
+    return {
+        name: column
+        for name, column in known_columns(pool, work).items()
+        if stem_of(name) not in SCORERS
+        or ("@" in name and name in wanted and not name.endswith(f"@{work.model.label}"))
+    }
 
 
 def statistics(values: NDArray[np.float32], shares: Sequence[float] = (0.05, 0.5, 0.95)) -> dict[str, float | int]:

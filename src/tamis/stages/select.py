@@ -17,9 +17,10 @@ from tamis.protocols import Mixer, Scorer, Selector
 from tamis.recipe import scorer_settings
 from tamis.stages.measure import Signal, measure_needs, needs_on, view_of
 from tamis.stages.score import score
+from tamis.stages.weigh import Weighing, weigh
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, load_arrays, save_arrays
-from tamis.values import Budget, Column, Need, Subset
+from tamis.values import Budget, Column, Need, Subset, TokenWeights
 from tamis.views import PoolView
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUBSET = "subset"
+TOKENS = "tokens."  # arrays of the token weights, in the store
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,16 @@ def select(
     existing: Pool | None = None,
     where: str | None = None,
     mixer: Mixer | None = None,
+    weighing: Weighing | None = None,
     given: Mapping[str, Signal] | None = None,
     columns: Mapping[str, Column] | None = None,
 ) -> Selection:
     """The rows that `selector` picks within `budget`, after the filter `where` and within the shares of `mixer`.
 
-    `target` and `existing` are measured and shown to the selector where it needs them.
+    `target` and `existing` are measured and shown to the selector where it needs them. `weighing` gives the rows
+    chosen, or their response tokens, weights for training.
     """
-    needs = needs_with(selector, mixer)
+    needs = needs_with(selector, mixer, weighing)
     made = dict(columns or {}) | _score_needs(pool, needs, where, columns or {}, work, given)
     signals = measure_needs(pool, needs_on("pool", needs), work, given)
     views = {
@@ -81,15 +85,16 @@ def select(
         "signals": {key: signal.identities for key, signal in signals.items()},
         "columns": _column_digests(made, needs, where),
         **{side: None if one is None else one.pool.digest for side, one in views.items()},
+        **({"weighing": [*weighing.identity, work.model]} if weighing is not None else {}),
     }
 
     def make(folder: Path) -> dict[str, Any]:
         subset = _pick(view, selector, budget, mixer, work)
         if not len(subset.positions):
             raise RecipeError(f"{name}: no row of the pool can be selected{' after ' + repr(where) if where else ''}")
-        names = [field.name for field in dataclasses.fields(subset) if field.name not in ("unit", "notes")]
-        parts = {name: getattr(subset, name) for name in names}
-        save_arrays(folder, {key: value for key, value in parts.items() if value is not None})
+        if weighing is not None:
+            subset = weigh(view, subset, weighing, work.model)
+        save_arrays(folder, _arrays(subset))
         return {
             "rows": len(subset.positions),
             "tokens": int(view.cost[subset.positions].sum()),
@@ -108,15 +113,28 @@ def _side_view(side: Pool | None, name: str, needs: Sequence[Need], work: Worksp
     return view_of(side, measure_needs(side, wanted, work)) if side is not None and wanted else None
 
 
-def needs_with(selector: Selector, mixer: Mixer | None) -> list[Need]:
-    """What a selector needs, and its mixer too."""
-    return [*selector.needs, *(mixer.needs if mixer is not None else ())]
+def needs_with(selector: Selector, mixer: Mixer | None, weighing: Weighing | None = None) -> list[Need]:
+    """What a selector needs, and its mixer and weigher too."""
+    weigher = () if weighing is None else weighing.weigher.needs
+    return [*selector.needs, *(mixer.needs if mixer is not None else ()), *weigher]
+
+
+def _arrays(subset: Subset) -> dict[str, NDArray[Any]]:
+    """All arrays of a subset, those of its token weights by names of their own."""
+    names = [field.name for field in dataclasses.fields(subset) if field.name not in ("unit", "notes", "tokens")]
+    arrays = {name: array for name in names if (array := getattr(subset, name)) is not None}
+    if subset.tokens is not None:
+        for field in dataclasses.fields(subset.tokens):
+            arrays[f"{TOKENS}{field.name}"] = getattr(subset.tokens, field.name)
+    return arrays
 
 
 def read_subset(entry: Entry) -> Subset:
     """The subset of a store entry."""
-    facts = entry.facts
-    return Subset(**load_arrays(entry.path), unit=facts["unit"], notes=tuple(facts.get("notes", ())))
+    facts, arrays = entry.facts, load_arrays(entry.path)
+    own = {name.removeprefix(TOKENS): arrays.pop(name) for name in list(arrays) if name.startswith(TOKENS)}
+    tokens = TokenWeights(**own) if own else None
+    return Subset(**arrays, tokens=tokens, unit=facts["unit"], notes=tuple(facts.get("notes", ())))
 
 
 def _pick(view: PoolView, selector: Selector, budget: Budget, mixer: Mixer | None, work: Workspace) -> Subset:
@@ -137,7 +155,7 @@ def _score_needs(
 ) -> dict[str, Column]:
     """Columns that a selector or a filter names and that nobody has made yet, with default settings."""
     scorers = missing_columns(needs, where, have)
-    return dict(score(pool, scorers, work, given).columns) if scorers else {}
+    return dict(score(pool, scorers, work, given, have).columns) if scorers else {}
 
 
 def missing_columns(needs: Iterable[Need], where: str | None, have: Mapping[str, Column]) -> dict[str, Scorer]:
@@ -145,7 +163,7 @@ def missing_columns(needs: Iterable[Need], where: str | None, have: Mapping[str,
     from tamis.expressions import names
     from tamis.views import resolve_column
 
-    wanted = {need.name for need in needs if need.kind == "column"}
+    wanted = {need.name for need in needs if need.kind == "column" and not is_field(need.name)}
     wanted |= {name for name in (names(where) if where else set()) if not is_field(name)}
     scorers: dict[str, Scorer] = {}
     for column in sorted(wanted):

@@ -13,10 +13,10 @@ from tamis import digests
 from tamis.catalogue import build, load
 from tamis.checkpoints import Checkpoint
 from tamis.engine import map_jobs
-from tamis.errors import DataError, RecipeError
+from tamis.errors import DataError, RecipeError, TrainError
 from tamis.models import ModelRef
 from tamis.pool import Pool
-from tamis.protocols import Chooser
+from tamis.protocols import ACTING
 from tamis.stages.launched import train_in_processes
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, Store, load_arrays, save_arrays
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tamis.training import Takes, TrainingInput, TrainingPairs, TrainingRows
+    from tamis.values import Subset, TokenWeights
 
 log = logging.getLogger(__name__)
 TRAINING = "training"
 ITEMS = "items"
+RECORDS = "records"  # folder beside the checkpoints with what hooks kept, and `positions` (k,) of the rows in the pool
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class TrainingJob:
     seeds: Seeds
     machine: Machine
     row_weights: tuple[float, ...] | None = None
+    token_weights: TokenWeights | None = None
     hooks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # settings by name; `target` is filled in
     target: Pool | None = None
 
@@ -92,20 +95,25 @@ def train_one(job: TrainingJob) -> Training:
             "positions": digests.of_json(list(job.positions)),
             "weights": list(job.row_weights) if job.row_weights is not None else None,
             "seeds": job.seeds,
+            **({"token_weights": job.token_weights.digest} if job.token_weights is not None else {}),
             **_read_by(trainer),
             **({"hooks": [digests.of_component(hook) for hook in hooks]} if hooks else {}),
         },
     )
 
     def make(folder: Path) -> dict[str, Any]:
+        import numpy as np
+
         from tamis.training import TrainingRows
 
-        rows = rows_for(trainer, job.rows_of, job.positions, job.model, _weights(job.row_weights))
+        rows = rows_for(trainer, job.rows_of, job.positions, job.model, _weights(job.row_weights), job.token_weights)
         log.info("training on %d rows, %d tokens", len(rows), rows.tokens)
         if job.machine.processes > 1 and isinstance(rows, TrainingRows):  # the others start processes of their own
             kept = train_in_processes(job.trainer, job.settings, job.model, rows, job.seeds, folder, job.machine)
         else:
             kept = trainer.train(job.model, rows, job.seeds, hooks, folder, job.machine)
+        if (folder / RECORDS).is_dir():  # what hooks kept goes by the numbers of the rows: which rows of the pool
+            save_arrays(folder / RECORDS, {"positions": np.asarray(job.positions, np.int64)})
         return {
             "checkpoints": [checkpoint.path.relative_to(folder).as_posix() for checkpoint in kept],
             "rows": len(rows),
@@ -120,10 +128,13 @@ def train_one(job: TrainingJob) -> Training:
 
 def not_heard(trainer: Any, hooks: Mapping[str, Any]) -> str:
     """What is wrong with giving these hooks to a trainer (a component or its class), or the empty string."""
-    choosing = [name for name in hooks if issubclass(load("hooks", name), Chooser)]
-    if not choosing or getattr(trainer, "lets_hooks_choose", False):
+    acting = [name for name in hooks if issubclass(load("hooks", name), ACTING)]
+    if not acting or getattr(trainer, "lets_hooks_choose", False):
         return ""
-    return f"{', '.join(choosing)} chooses the rows of a step, which this trainer does not allow: use lora or full"
+    return (
+        f"{', '.join(acting)} chooses the rows of a step, weighs its tokens or watches its losses, which this trainer "
+        "does not allow: use lora or full"
+    )
 
 
 def _hooks(job: TrainingJob, trainer: Any) -> list[Any]:
@@ -144,19 +155,30 @@ def _hooks(job: TrainingJob, trainer: Any) -> list[Any]:
 
 
 def rows_for(
-    trainer: Any, pool: Pool, positions: Sequence[int], model: ModelRef, weights: NDArray[np.float32] | None = None
+    trainer: Any,
+    pool: Pool,
+    positions: Sequence[int],
+    model: ModelRef,
+    weights: NDArray[np.float32] | None = None,
+    tokens: TokenWeights | None = None,
 ) -> TrainingInput:
-    """The rows in the shape that the trainer takes.
+    """The rows in the shape that the trainer takes, with the weights of rows and of their response tokens.
 
     Raises DataError for rows of a kind that it cannot use (pairs where it learns answers, other rows where it learns
-    preferences), and for rows of which nothing is left to train on.
+    preferences), for rows of which nothing is left to train on, and for token weights of other tokens than `model`
+    would be trained on; TrainError for token weights of pairs.
     """
     from tamis.rendering import render_pairs, render_rows
+    from tamis.weighting import spread
 
     rows = pool.read(positions)
     takes: Takes = getattr(trainer, "takes", "tokens")
     pairs = sum(row.kind == "pair" for row in rows)
     if takes == "pairs" or (takes == "rows" and pairs and pairs == len(rows)):
+        if tokens is not None:
+            raise TrainError(
+                "preference pairs have no token weights: select without `weigh`, or with one that weighs rows"
+            )
         rendered: TrainingRows | TrainingPairs = render_pairs(rows, model, row_weights=weights)
     elif pairs:
         raise DataError(
@@ -166,8 +188,12 @@ def rows_for(
         )
     else:
         rendered = render_rows(rows, model, row_weights=weights)
+        if tokens is not None:
+            rendered = spread(rendered, tokens, model.label)
     if takes == "rows":
-        return TrainingSubset(pool=pool, positions=tuple(int(place) for place in positions), rendered=rendered)
+        return TrainingSubset(
+            pool=pool, positions=tuple(int(place) for place in positions), rendered=rendered, tokens_weighed=tokens
+        )
     return rendered
 
 
@@ -175,6 +201,11 @@ def _read_by(trainer: Any) -> dict[str, Any]:
     """Files that a trainer reads beside its rows (the user's script), by content."""
     reads: Mapping[str, str] = getattr(trainer, "reads", {})
     return {"reads": dict(reads)} if reads else {}
+
+
+def row_weights_of(subset: Subset) -> tuple[float, ...] | None:
+    """The row weights of a subset as a job carries them."""
+    return None if subset.weights is None else tuple(float(weight) for weight in subset.weights)
 
 
 def _weights(weights: Sequence[float] | None) -> Any:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tamis.errors import RecipeError
 from tamis.models import ModelRef
 from tamis.store import Store
-from tamis.values import Machine
+from tamis.values import Machine, Need, Role
 
 
 @dataclass
@@ -39,7 +40,8 @@ class Work:
 class Workspace:
     """A folder with the store and the runs (default `./.tamis`), and the machine that works in it.
 
-    `assumed`: nobody named the model; it may count tokens, and a verb that runs a model refuses.
+    `assumed`: nobody named the model; it may count tokens, and a verb that runs a model refuses. `judge` and
+    `reference`: second models, where somebody named them. `settings_of_passes`: by `Need.key`.
     """
 
     root: Path
@@ -48,6 +50,21 @@ class Workspace:
     work: Work = field(default_factory=Work)
     settings_of_passes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     assumed: bool = False
+    judge: ModelRef | None = None
+    reference: ModelRef | None = None
+
+    def model_of(self, role: Role) -> ModelRef:
+        """The model of a role. RecipeError where nobody named it."""
+        found = {"model": self.model, "judge": self.judge, "reference": self.reference}[role]
+        if found is None:
+            raise RecipeError(without(role, "this"))
+        return found
+
+    def check_roles(self, component: str, needs: Iterable[Need]) -> None:
+        """RecipeError with every second model that is needed and that nobody named."""
+        missing = {need.by for need in needs if need.by != "model" and getattr(self, need.by) is None}
+        if missing:
+            raise RecipeError([without(role, component) for role in sorted(missing)])
 
     @property
     def store(self) -> Store:
@@ -58,3 +75,8 @@ class Workspace:
     def runs(self) -> Path:
         """Folder of the runs."""
         return self.root / "runs"
+
+
+def without(role: Role, component: str) -> str:
+    """The fault of a component that needs a second model which nobody named."""
+    return f"{component} needs a {role} model: give `{role}: {{name: …}}` in the recipe or --{role}"
