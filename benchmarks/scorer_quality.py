@@ -186,6 +186,9 @@ def _scorers(pool: Any, truth: Truth, which: str, work: Any) -> tuple[list[str],
             left[name] = str(error)
             continue
         signals = {need.name for need in needs if need.kind == "signal"}
+        if "generations" in signals:
+            left[name] = "sampled answers are measured on a model that solves some of its tasks: see `pass rates`"
+            continue
         if ("cheap" if signals <= CHEAP else "dear") == which:
             names.append(name)
     return names, left
