@@ -145,14 +145,32 @@ def measure(
     if len(pool) != len(truth.rows):
         sys.exit(f"{truth.name}: {len(truth.rows) - len(pool)} rows were not taken")
     names, left = _scorers(pool, truth, which, work) if isinstance(which, str) else (which, {})
-    scored = tamis.score(pool, {name: dict(truth.settings.get(name, {})) for name in names}, work=work)
+    columns, refused = _columns(pool, names, truth, work)
     figures = []
     for name in names:
-        views = [full for full in scored.columns if full.startswith(f"{name}.")]
+        views = [full for full in columns if full.startswith(f"{name}.")]
         wanted = [full for full in views if full.startswith(f"{name}.{VIEWS.get(name, '')}")] or views
-        values = scored.columns[wanted[0]].values.astype(np.float64)
-        figures.append({"truth": truth.name, "column": wanted[0].partition("@")[0], **figure(values, truth)})
+        if wanted:
+            values = columns[wanted[0]].values.astype(np.float64)
+            figures.append({"truth": truth.name, "column": wanted[0].partition("@")[0], **figure(values, truth)})
+    left |= refused
     return figures, left
+
+
+def _columns(pool: Any, names: list[str], truth: Truth, work: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Columns of all scorers, passes shared; where one refuses these rows, of each by itself, and why it refuses."""
+    settings = {name: dict(truth.settings.get(name, {})) for name in names}
+    try:
+        return dict(tamis.score(pool, settings, work=work).columns), {}
+    except TamisError as error:
+        log.info("one by one, for %s", error)
+    columns, refused = {}, {}
+    for name in names:
+        try:
+            columns |= tamis.score(pool, {name: settings[name]}, work=work).columns
+        except TamisError as error:
+            refused[name] = str(error)
+    return columns, refused
 
 
 def _scorers(pool: Any, truth: Truth, which: str, work: Any) -> tuple[list[str], dict[str, str]]:
@@ -168,6 +186,9 @@ def _scorers(pool: Any, truth: Truth, which: str, work: Any) -> tuple[list[str],
             left[name] = str(error)
             continue
         signals = {need.name for need in needs if need.kind == "signal"}
+        if "generations" in signals:
+            left[name] = "sampled answers are measured on a model that solves some of its tasks: see `pass rates`"
+            continue
         if ("cheap" if signals <= CHEAP else "dear") == which:
             names.append(name)
     return names, left

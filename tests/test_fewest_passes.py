@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Iterator[Count]:
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
-    return tiny.make_pool(tmp_path_factory.mktemp("pool"), tiny.make_rows(ROWS), shard_rows=4)
+    """Rows with tags, which some scorers read."""
+    rows = [dataclasses.replace(row, meta={"tags": [row.source]}) for row in tiny.make_rows(ROWS)]
+    return tiny.make_pool(tmp_path_factory.mktemp("pool"), rows, shard_rows=4)
 
 
 @pytest.fixture(scope="module")

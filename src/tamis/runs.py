@@ -232,7 +232,9 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
 def _notes(conductor: Conductor) -> list[str]:
     """What a reader must know of what stages measured and chose, one sentence each, behind the stage's name."""
     said = {name: left.caveats for name, left in conductor.outcomes.items() if isinstance(left, Signal)}
-    said |= {name: left.notes for name, left in conductor.outcomes.items() if isinstance(left, Scored)}
+    passes = {sentence for sentences in said.values() for sentence in sentences}  # not said by their readers again
+    read = {name: left.notes for name, left in conductor.outcomes.items() if isinstance(left, Scored)}
+    said |= {name: tuple(sentence for sentence in notes if sentence not in passes) for name, notes in read.items()}
     said |= {name: left.subset.notes for name, left in conductor.outcomes.items() if isinstance(left, Selection)}
     return [f"{name}: {sentence}" for name, sentences in said.items() for sentence in sentences]
 

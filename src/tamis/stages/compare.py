@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,8 @@ class Arm:
 class Design:
     """What a comparison holds equal: trainer and settings, runs, evaluator, evaluation rows, learning rates to try.
 
-    `hooks` are heard in the arm of the method alone; `target` is filled in where one of them has such a field.
+    `hooks` are heard in the arm of the method alone; `target` is filled in where one of them has such a field. A method
+    named like a baseline, such as random rows behind a filter or a mix, becomes `chosen random`: arms go by name.
     """
 
     method: str
@@ -58,6 +59,18 @@ class Design:
     groups: tuple[str, ...] = ("source",)
     hooks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     target: Pool | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "method", told_apart(self.method, self.baselines))
+
+
+def told_apart(method: str, baselines: Iterable[str]) -> str:
+    """Name of the method's arm, `chosen NAME` where a baseline has its name.
+
+    >>> told_apart("random", ["random", "longest"]), told_apart("less", ["random"])
+    ('chosen random', 'less')
+    """
+    return f"chosen {method}" if method in (UNTOUCHED, *baselines) else method
 
 
 def method_name(selector: str, weigh: Any, hooks: Any) -> str:

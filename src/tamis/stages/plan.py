@@ -11,7 +11,7 @@ from tamis.catalogue import build
 from tamis.pool import Pool
 from tamis.protocols import Scorer
 from tamis.recipe import Recipe, Stage, scorer_settings
-from tamis.stages.compare import method_name
+from tamis.stages.compare import method_name, told_apart
 from tamis.stages.conduct import Conductor, needs_of
 from tamis.stages.estimates import (
     NOT_ESTIMATED,
@@ -165,6 +165,7 @@ def _arm_steps(conductor: Conductor, view: PoolView, stage: Stage, target: Size)
     runs = int(given.get("runs", 3))
     rates = len(given.get("learning_rates", ()))
     own_arm = method_name(method.component, method.settings.get("weigh"), given.get("hooks"))
+    own_arm = told_apart(own_arm, given.get("with", ("random", "longest")))
     yield training_step(
         f"{stage.name}: {own_arm}", trainer, settings, over, target, runs=runs, hooks=given.get("hooks")
     )
