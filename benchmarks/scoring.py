@@ -10,21 +10,25 @@ tamis     the pool scored through its store, which is written: perplexity of the
           pooled states, and what else the token signal holds; two workers of one thread, their start included
 loop      perplexity and IFD as Cherry_LLM's released script computes them, from its description: a row at a time, full
           logits of the whole conversation and of the answer alone, then a loop over their tokens with a log-softmax
-          each; on a sample of the rows, scaled per row. Template and token ids are those of tamis; of several turns it
-          scores the last only
+          each; on a sample of the rows, scaled by their tokens. Template and token ids are those of tamis; of several
+          turns it scores the last only
 packed    model(ids), the full head included, on the ids of both views packed to 1,024; on a sample of the packs
 
-`speedup_vs_loop` is in rows a second. `flop_share` is FLOPs that both views need (2 x body parameters x tokens, causal
-attention, head on scored tokens only) per second of tamis, over FLOPs per second of packed. `extra_gb_150k` is peak
-memory beside the model in a process that scores all tokens of 1,000 rows with a random model of 150,000 tokens. Ratios
-end in `_cpu` where seconds are those of CPUs, children included: on a busy machine they are the steadier ones. The
-top-level keys hold the worse of both models.
+loop and packed run twice: one process of two threads, as a user runs them, and one process of one thread (`…_single`).
+`speedup_vs_loop` is in rows a second of wall time, tamis on two cores against the loop on two. `flop_share` is FLOPs
+that both views need (2 x body parameters x tokens, causal attention, head on scored tokens only) per second of tamis,
+over FLOPs per second of packed. `extra_gb_150k` is peak memory beside the model in a process that scores all tokens of
+1,000 rows with a random model of 150,000 tokens. Ratios that end in `_cpu` are of CPU seconds, children included,
+against the contenders of one thread: what is left of the ratio if two copies of those ran side by side, each as if
+alone. On a busy machine they are the steadier ones: two threads of one process wait for each other. The top-level keys
+hold the worse of both models.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import gzip
 import json
 import os
@@ -56,12 +60,12 @@ class Size:
     """How much is run. `looped`: rows of the loop. `packs`: sequences of the packed contender. `wide`: rows at 150k."""
 
     rows: int = 4000
-    looped: int = 200
-    packs: int = 300
+    looped: int = 120
+    packs: int = 60
     wide: int = 1000
 
 
-QUICK = Size(rows=320, looped=32, packs=40, wide=200)
+QUICK = Size(rows=320, looped=24, packs=20, wide=100)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,21 +110,21 @@ def measure(size: Size, runs: int, folder: Path) -> dict[str, Any]:
 
 def compare(model: str, runs: int, folder: Path) -> dict[str, Any]:
     """All contenders under one model, in turns."""
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in ("tamis", "loop", "packed")}
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS if name != "wide"}
     for turn in range(runs):
         for name in list(turns) if turn % 2 == 0 else reversed(turns):
             turns[name].append(_in_a_process(name, folder, model))
-    ours, loop, packed = turns["tamis"], turns["loop"], turns["packed"]
+    ours, loop = turns["tamis"], turns["loop"]
 
-    def ratio(work: str, others: list[dict[str, Any]], clock: str) -> float:
-        pairs = zip(ours, others, strict=True)
+    def ratio(work: str, other: str, clock: str) -> float:
+        pairs = zip(ours, turns[other], strict=True)
         return round(statistics.median(a[work] / a[clock] / (b[work] / b[clock]) for a, b in pairs), 3)
 
     return {
-        "speedup_vs_loop": ratio("rows", loop, "seconds"),
-        "flop_share": ratio("flops", packed, "seconds"),
-        "speedup_vs_loop_cpu": ratio("rows", loop, "cpu_seconds"),
-        "flop_share_cpu": ratio("flops", packed, "cpu_seconds"),
+        "speedup_vs_loop": ratio("full_tokens", "loop", "seconds"),
+        "flop_share": ratio("flops", "packed", "seconds"),
+        "speedup_vs_loop_cpu": ratio("full_tokens", "loop_single", "cpu_seconds"),
+        "flop_share_cpu": ratio("flops", "packed_single", "cpu_seconds"),
         "ifd_spearman": _agreement(ours[0]["ifd"], loop[0]["ifd"]),
         "contenders": {
             name: {key: statistics.median(one[key] for one in ones) for key in ones[0] if key != "ifd"}
@@ -140,7 +144,7 @@ def _agreement(ours: Sequence[float], loop: dict[str, float]) -> float:
 
 def _in_a_process(name: str, folder: Path, model: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--contender", name, str(folder), "--model", model]
-    number = "1" if name in ("tamis", "wide") else str(THREADS)
+    number = str(THREADS if name in ("loop", "packed") else 1)
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": number,
@@ -167,19 +171,23 @@ def prepare(size: Size, folder: Path) -> None:
     base = Path(os.environ.get("TAMIS_REAL_MODELS", "../shared/models")).resolve() / "base-4m"
     (folder / "size.json").write_text(json.dumps({**dataclasses.asdict(size), "base": str(base)}), encoding="utf-8")
     work = tamis.workspace(folder / "pools", str(base), device="cpu", workers=1)
-    for name, rows in (("pool", size.rows), ("warm", 16), ("wide", size.wide)):
-        tamis.open_pool(
-            _sampled(data / "pool", -(-rows // len(SOURCES)), folder / f"{name}-files"), work, out=folder / name
-        )
-    for vocabulary in (32_000, 150_000):
-        _random_llama(folder / f"llama-{vocabulary // 1000}k", base, vocabulary)
+    long = size.wide // 20
+    drawn = {
+        "pool": dict.fromkeys(SOURCES, -(-size.rows // len(SOURCES))),
+        "warm": dict.fromkeys(SOURCES, 2),
+        "wide": {SOURCES[0]: size.wide - long, "lima_1k": long},
+    }
+    for name, rows in drawn.items():
+        tamis.open_pool(_sampled(data / "pool", rows, folder / f"{name}-files"), work, out=folder / name)
+    _random_llama(folder / "llama-32k", base, 32_000, 256)
+    _random_llama(folder / "llama-150k", base, 150_000, 64)
 
 
-def _sampled(data: Path, rows: int, folder: Path) -> list[str]:
-    """Files with some rows of every source, drawn by a seed."""
+def _sampled(data: Path, counts: dict[str, int], folder: Path) -> list[str]:
+    """Files with so many rows of every source, drawn by a seed."""
     folder.mkdir()
     files = []
-    for name in SOURCES:
+    for name, rows in counts.items():
         with gzip.open(data / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
             lines = file.readlines()
         file = folder / f"{name}.jsonl"
@@ -188,7 +196,7 @@ def _sampled(data: Path, rows: int, folder: Path) -> list[str]:
     return files
 
 
-def _random_llama(folder: Path, base: Path, vocabulary: int) -> None:
+def _random_llama(folder: Path, base: Path, vocabulary: int, width: int) -> None:
     """A random model with the tokenizer of base-4m and more output tokens than it has."""
     import shutil
 
@@ -198,8 +206,8 @@ def _random_llama(folder: Path, base: Path, vocabulary: int) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=256,
-        intermediate_size=688,
+        hidden_size=width,
+        intermediate_size=width * 43 // 16,
         num_hidden_layers=4,
         num_attention_heads=4,
         max_position_embeddings=LONGEST,
@@ -305,6 +313,7 @@ def tamis_score(folder: Path, name: str) -> dict[str, Any]:
         "seconds": clock.seconds,
         "cpu_seconds": clock.cpu_seconds,
         "rows": len(pool),
+        "full_tokens": _tokens(list(pool), ref),
         "flops": needed,
         "tokens": sum(len(ids) for ids, _ in views),
         "scored": sum(count for _, count in views),
@@ -312,7 +321,14 @@ def tamis_score(folder: Path, name: str) -> dict[str, Any]:
     }
 
 
-def loop(folder: Path, name: str) -> dict[str, Any]:
+def _tokens(rows: Sequence[Any], ref: Any) -> int:
+    """Tokens of rows in the full view."""
+    from tamis.rendering import render_all
+
+    return sum(len(one.ids) for one in render_all(rows, ref))
+
+
+def loop(folder: Path, name: str, threads: int = THREADS) -> dict[str, Any]:
     """The released way, on some rows spread over the pool."""
     import torch
 
@@ -320,7 +336,7 @@ def loop(folder: Path, name: str) -> dict[str, Any]:
     from tamis.pool import Pool
 
     ref = _model(folder, name)
-    model, template = _opened(ref, THREADS), chat_template(ref.name)
+    model, template = _opened(ref, threads), chat_template(ref.name)
     pool = Pool.open(folder / "pool")
     places = np.linspace(0, len(pool) - 1, _size(folder, "looped")).astype(int).tolist()
     rows = pool.read(places)
@@ -330,7 +346,8 @@ def loop(folder: Path, name: str) -> dict[str, Any]:
         with _Clock() as clock:
             for place, row in zip(places, rows, strict=True):
                 ifd[str(place)] = _scored_by_loop(model, template, row)
-    return {"seconds": clock.seconds, "cpu_seconds": clock.cpu_seconds, "rows": len(rows), "ifd": ifd}
+    work = {"rows": len(rows), "full_tokens": _tokens(rows, ref)}
+    return {"seconds": clock.seconds, "cpu_seconds": clock.cpu_seconds, **work, "ifd": ifd}
 
 
 def _scored_by_loop(model: Any, template: Any, row: Any) -> float:
@@ -363,12 +380,12 @@ def _losses_by_loop(model: Any, tokenizer: Any, prompt: str, answer: str, longes
     return losses[start - 1 :]
 
 
-def packed(folder: Path, name: str) -> dict[str, Any]:
+def packed(folder: Path, name: str, threads: int = THREADS) -> dict[str, Any]:
     """The model itself on full sequences."""
     import torch
 
     ref = _model(folder, name)
-    model = _opened(ref, THREADS)
+    model = _opened(ref, threads)
     flat = np.concatenate([ids for ids, _ in _views(folder, ref)]).astype(np.int64)
     packs = torch.from_numpy(flat[: len(flat) // LONGEST * LONGEST].reshape(-1, LONGEST))
     packs = packs[np.linspace(0, len(packs) - 1, min(len(packs), _size(folder, "packs"))).astype(int)]
@@ -407,7 +424,9 @@ def _memory(key: str) -> int:
 CONTENDERS: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "tamis": tamis_score,
     "loop": loop,
+    "loop_single": functools.partial(loop, threads=1),
     "packed": packed,
+    "packed_single": functools.partial(packed, threads=1),
     "wide": wide,
 }
 
