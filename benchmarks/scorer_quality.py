@@ -54,11 +54,17 @@ LEFT_OUT = {
     "deconfound": "an operator over a column named by the user",
     "massive-sft": "of groups, not of rows",
     "dataset-complexity": "of groups, not of rows",
+    "pair-length": "of preference pairs",
+    "pair-perplexity": "of preference pairs",
     "uit-denoising": "compares versions of one row, which none of these rows has",
 }
 VIEWS = {
-    "cascades": "average",
+    "c4": "passed",
+    "cascades": "avg",
+    "cot-trace": "length_residual",
     "entropy": "response",
+    "fineweb": "passed",
+    "gopher": "passed",
     "ifd": "score",
     "perplexity": "response",
     "length": "response",
