@@ -91,7 +91,7 @@ def alpagasus(data: Path, most: int) -> Truth:
             row["meta"] |= {short: ratings.get(long) for long, short in RATERS.items()}
             if all(row["meta"][short] is not None for short in RATERS.values()):
                 rows.append(row)
-    settings = {"ds2": {"column": "meta.gpt"}, "alpagasus": {"column": "meta.gpt"}}
+    settings = {"ds2": {"rating": "meta.gpt"}, "alpagasus": {"column": "meta.gpt"}}
     return _truth("alpagasus", "rated higher by ChatGPT", rows, lambda meta: float(meta["score"]), most, settings)
 
 
@@ -99,7 +99,7 @@ def ratings(data: Path, most: int) -> Truth:
     """The same rows: the mean of the three other models' ratings."""
     one = alpagasus(data, most)
     mean = np.array([np.mean([float(row["meta"][short]) for short in RATERS.values()]) for row in one.rows])
-    settings = {"ds2": {"column": "meta.score"}, "alpagasus": {"column": "meta.score"}}
+    settings = {"ds2": {"rating": "meta.score"}, "alpagasus": {"column": "meta.score"}}
     return Truth("ds2 ratings", "rated higher by three models", one.rows, mean, one.groups, False, settings)
 
 
