@@ -146,7 +146,7 @@ def test_what_a_mixer_reads_is_what_it_needs() -> None:
         return made
 
     lengths_only = frozenset({Need(kind="signal", name="lengths")})
-    vectors = Need(kind="signal", name="tokens", settings=(("pooled", True),))
+    vectors = Need(kind="signal", name="tokens", settings=(("loss", "none"), ("pooled", True)))
     assert needs("equal") == needs("equal", by="meta.skill") == lengths_only
     assert needs("temperature", by="clusters:8") == lengths_only | {vectors} == needs("smart")
     assert needs("equal", by="ifd") == lengths_only | {Need(kind="column", name="ifd")}
