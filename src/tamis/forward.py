@@ -49,7 +49,7 @@ class Forward:
     def hidden(self, ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """Last hidden states after the final norm, (b, t, d), in the model's dtype. Padding is on the right.
 
-        Under causal attention no real token sees it, so no mask is handed over, which would double attention's work.
+        Under causal attention no real token sees it, so no mask is handed over, which would slow attention down.
         """
         mask = None if bool(real[:, 0].all()) else real.long()
         hidden: torch.Tensor = self.decoder(input_ids=ids, attention_mask=mask, use_cache=False)[0]
