@@ -101,6 +101,14 @@ def test_a_filter_keeps_the_order_of_the_pool_and_counts_what_it_could_not_judge
     assert kept.subset.positions.tolist() == np.flatnonzero(words > 6).tolist() and kept.unscored == 0
 
 
+def test_rows_that_are_left_out_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"instruction": "a", "output": "b"}\n{broken\n', encoding="utf-8")
+    with caplog.at_level("WARNING", logger="tamis"):
+        assert len(tamis.open_pool([str(file)], str(tmp_path / "work"))) == 1
+    assert "cannot be used and are left out: 1" in caplog.text
+
+
 def test_a_pool_or_a_file_serves_wherever_a_subset_does(pool: Pool, work: Workspace, folder: Path) -> None:
     subset = tamis.select(pool, "longest", 5, work=work)
     path = subset.save(folder / "longest.parquet")

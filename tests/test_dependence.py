@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import synthetic
+from tamis.catalogue import build
 from tamis.errors import RecipeError
 from tamis.models import ModelRef
 from tamis.pool import Pool
@@ -19,7 +20,7 @@ from tamis.stages.dependence import ordered
 from tamis.stages.score import known_columns, registry, score
 from tamis.stages.workspace import Workspace
 from tamis.values import Arrays, Column, Machine, Need, Reason, Row
-from tamis.views import PoolView, ShardSignals, meta_column
+from tamis.views import PoolView, ShardSignals, meta_column, resolve_column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,16 @@ def test_columns_are_made_before_they_are_read_whatever_the_order(pool: Pool, wo
     known = json.loads(registry(pool, work).read_text(encoding="utf-8"))
     assert known["Centred.score@tiny-lm"]["notes"] == ["centred by hand", "12 rows were seen"]
     assert set(known_columns(pool, work)) == set(found.columns)
+
+
+def test_a_column_is_named_after_a_model_only_where_one_had_a_part_in_it(pool: Pool, work: Workspace) -> None:
+    built = {name: build("scorers", name, {}) for name in ("refusal", "linguistic-confidence", "length")}
+    found = score(pool, built, work).columns
+    assert {"refusal.score", "linguistic-confidence.score", "length.words@tiny-lm"} <= set(found)
+    known = list(found)
+    assert resolve_column("refusal", known) == "refusal.score" and resolve_column("length.words", known) in found
+    with pytest.raises(RecipeError, match="ambiguous"):
+        resolve_column("length", [name for name in known if not name.startswith("length.response")])
 
 
 def test_columns_of_meta_and_of_the_user(pool: Pool, work: Workspace) -> None:

@@ -170,8 +170,9 @@ def _number(value: Any) -> tuple[float, int]:
 def resolve_column(name: str, known: Sequence[str]) -> str:
     """Full name of a column by the name as written, most exact form first.
 
-    `scorer.view@model`, then `scorer.view` or `scorer@model`, then `scorer`, which means its view `score` or
-    `response`, or its only view. Ambiguous names are an error that lists the candidates.
+    `scorer.view@model` (without `@` where no model had a part in it), then `scorer.view` or `scorer@model`, then
+    `scorer`, which means its view `score` or `response`, or its only view. Ambiguous names are an error that lists the
+    candidates.
     """
     if name in known:
         return name
@@ -195,8 +196,9 @@ def _exact_forms(full: str, known: Sequence[str]) -> set[str]:
 
 
 def _short_forms(full: str, known: Sequence[str]) -> set[str]:
-    path, _, model = full.partition("@")
+    path, at, model = full.partition("@")
     scorer, _, view = path.partition(".")
-    others = [one for one in known if one.startswith(f"{scorer}.") and one.endswith(f"@{model}")]
-    main = "score" if f"{scorer}.score@{model}" in others else "response"
-    return {scorer, f"{scorer}@{model}"} if view == main or len(others) == 1 else set()
+    label = at + model
+    others = [one for one in known if one.startswith(f"{scorer}.") and one.partition("@")[1:] == (at, model)]
+    main = "score" if f"{scorer}.score{label}" in others else "response"
+    return {scorer, f"{scorer}{label}"} if view == main or len(others) == 1 else set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from tamis.pool import MANIFEST, Pool
 from tamis.stages.workspace import Workspace
 from tamis.values import Need
 
+log = logging.getLogger(__name__)
 Files = str | Sequence[str]
 Rows = Pool | Files
 Place = Workspace | str | Path | None
@@ -75,6 +77,8 @@ def open_pool(
     pool = ingest(names, store, sample=Sample(**sample) if sample else None, **settings)
     if out is not None:
         pool.save(Path(out) / MANIFEST)
+    elif refused := sum(int(file.get("quarantined", 0)) for file in pool.files):
+        log.warning("rows that cannot be used and are left out: %d; `tamis ingest` says which and why", refused)
     return pool
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis import digests
-from tamis.catalogue import SCORERS
+from tamis.catalogue import SCORERS, load
 from tamis.errors import DataError, RecipeError
 from tamis.pool import Pool
 from tamis.protocols import Scorer
 from tamis.stages.dependence import META, columns_needed, needs_of_scorers, ordered, stem_of
 from tamis.stages.measure import FIT, Signal, digests_of, fit, measure_needs, view_of
+from tamis.stages.serving import has_model
 from tamis.stages.workspace import Workspace
 from tamis.store import load_arrays, save_arrays, write_json
 from tamis.values import Column
@@ -124,11 +125,12 @@ def _resolves(name: str, known: Sequence[str]) -> bool:
 
 
 def full_name(scorer: str, view: str, model: str) -> str:
-    """`scorer.view@model`, with characters that files and expressions cannot carry replaced.
+    """`scorer.view@model`, with characters that files and expressions cannot carry replaced; no `@` without a model.
 
     A third party's scorer `my_package.scoring:Surprise` is called by its class: filters can name `Surprise`.
     """
-    return f"{scorer.rpartition(':')[2]}.{_SAFE.sub('_', view)}@{_SAFE.sub('_', model)}"
+    name = f"{scorer.rpartition(':')[2]}.{_SAFE.sub('_', view)}"
+    return f"{name}@{_SAFE.sub('_', model)}" if model else name
 
 
 def _columns(
@@ -169,8 +171,14 @@ def _columns(
 
 
 def _label(scorer: Scorer, work: Workspace) -> str:
-    """Label of the model that a column comes from: a second one's where a scorer reads nothing of the run's own."""
-    roles = {need.by for need in scorer.needs if need.kind == "signal"}
+    """Label of the model that a column comes from, empty where none had a part in it.
+
+    That is a second model's where a scorer reads nothing of the run's own.
+    """
+    needs = [need for need in scorer.needs if need.kind == "signal"]
+    if not columns_needed(scorer) and not any(has_model(load("passes", need.name)) for need in needs):
+        return ""
+    roles = {need.by for need in needs}
     return work.model_of(roles.pop()).label if len(roles) == 1 else work.model.label
 
 
