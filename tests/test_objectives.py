@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tamis.errors import DataError, RecipeError
 from tamis.submodular import cosines, knn_graph, log_determinant
 from tamis.submodular import facility_location as fl
-from tamis.submodular.cosines import Cosine, nearest
+from tamis.submodular.cosines import Cosine, nearest, on_device, on_grid
 from tamis.submodular.coverage import FeatureBased, SaturatedCoverage, SetCover
 from tamis.submodular.disparity import DisparityMin, DisparitySum
 from tamis.submodular.graph_cut import GraphCut, gcmi
@@ -280,6 +280,16 @@ def test_no_cosine_of_many_rows_is_below_the_bound_told(seed: int, spread: float
     wide = rows.astype(np.float64)
     assert -1 - 1e-5 <= bound <= (wide @ wide.T).min() + 1e-6
     assert two_sided <= (wide[:20] @ wide[20:].T).min() + 1e-6
+
+
+@pytest.mark.parametrize("rounded", [True, False])
+def test_products_by_torch_have_the_bits_of_those_by_numpy(rounded: bool) -> None:
+    kernel, others = Cosine(vectors(300, 96, 1), rounded=rounded), on_grid(vectors(5000, 96, 2))
+    one = on_grid(kernel.vectors)
+    expected = Cosine(kernel.vectors, others, rounded=rounded)
+    made = on_device(one, others, rounded, "cpu")
+    for row in (0, 150, 299):
+        np.testing.assert_array_equal(made[row], expected.column(row)[1])
 
 
 @given(world=st.tuples(st.integers(2, 60), st.integers(0, 100)))

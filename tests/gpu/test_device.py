@@ -14,6 +14,7 @@ from tamis.scorers.passes.influence import Influence
 from tamis.scorers.passes.lengths import Lengths
 from tamis.scorers.passes.tokens import Tokens
 from tamis.store import save_arrays
+from tamis.submodular.cosines import Cosine
 from tamis.trainers.lora import Lora
 from tamis.values import Machine, Seeds
 from tamis.views import ShardSignals
@@ -63,3 +64,18 @@ def test_bfloat16_training_lowers_the_loss(tmp_path: Path, device: str) -> None:
     kept = trainer.train(model, rows, Seeds(), (), tmp_path / "out", Machine(device=device))
     losses = [float(checkpoint.facts["loss"]) for checkpoint in kept]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("rounded", [True, False])
+def test_cosines_made_on_a_gpu_have_the_bits_of_the_processor(device: str, rounded: bool) -> None:
+    draw = np.random.default_rng(0)
+    vectors = draw.normal(size=(5000, 384))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    here, there = (Cosine(vectors.astype(np.float32), rounded=rounded, device=on) for on in ("cpu", device))
+    some = np.arange(0, 5000, 7)
+    for row in (0, 4999):
+        np.testing.assert_array_equal(here.column(row)[1], there.column(row)[1])
+    sums = [kernel.summed(some, lambda block, _: block) for kernel in (here, there)]
+    np.testing.assert_array_equal(sums[0], sums[1])
+    if rounded:
+        np.testing.assert_array_equal(here.dense().by_candidate, there.dense().by_candidate)

@@ -29,11 +29,13 @@ class Cosine:
     rounding, and cosines on one of 2⁻²⁰, on which their sums have none: the same bits whatever is computed with them,
     in whatever order of rows, on any number of threads. `rounded: False` leaves cosines on the grid of products, 2⁻⁴⁸:
     the kernel is then positive semidefinite to the last bits, for functions that solve with it. O(d) a similarity.
+    `device`: where products are made; they have the same bits everywhere.
     """
 
     vectors: NDArray[Any]
     represented_vectors: NDArray[Any] | None = None
     rounded: bool = True
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         import numpy as np
@@ -77,7 +79,7 @@ class Cosine:
         import numpy as np
 
         if max(len(self), self.represented) <= _BLOCK:
-            return min(0.0, float(_cosines(self._columns, self._rows).min(initial=0)))
+            return min(0.0, float(self._cosines(self._columns, self._rows).min(initial=0)))
         mean = self._columns.mean(axis=0, dtype=np.float64)
         length = float(np.linalg.norm(mean))
         if length < 1e-6:
@@ -87,18 +89,23 @@ class Cosine:
         angle = float(widest[0].sum() if self.symmetric else widest[0].max() + widest[1].max())
         return float(np.cos(min(np.pi, angle))) - 1e-6
 
+    def _cosines(
+        self, one: NDArray[np.float32], others: NDArray[np.float32], rounded: bool = True
+    ) -> NDArray[np.float64]:
+        return _cosines(one, others, rounded) if self.device == "cpu" else on_device(one, others, rounded, self.device)
+
     def column(self, row: int, /) -> tuple[At, NDArray[np.float64]]:
         """Cosines (m,) of a candidate."""
-        return slice(None), _cosines(self._columns[row : row + 1], self._rows, self.rounded)[0]
+        return slice(None), self._cosines(self._columns[row : row + 1], self._rows, self.rounded)[0]
 
     def across(self, place: int, /) -> tuple[At, NDArray[np.float64]]:
         """Cosines (n,) to a represented row."""
-        return slice(None), _cosines(self._rows[place : place + 1], self._columns, self.rounded)[0]
+        return slice(None), self._cosines(self._rows[place : place + 1], self._columns, self.rounded)[0]
 
     def summed(self, rows: NDArray[np.int64], worth: Worth, /) -> NDArray[np.float64]:
         """Sums over columns; see `Kernel`. O(b m d)."""
         return by_blocks(
-            lambda part: _cosines(self._columns[part], self._rows, self.rounded), rows, self.represented, worth
+            lambda part: self._cosines(self._columns[part], self._rows, self.rounded), rows, self.represented, worth
         )
 
     def totals(self) -> NDArray[np.float64]:
@@ -120,7 +127,7 @@ class Cosine:
         for start in range(0, len(self), _BLOCK):
             stop = start + _BLOCK
             first = start if self.symmetric else 0  # below the diagonal, what is above it is copied
-            by_candidate[start:stop, first:] = _cosines(self._columns[start:stop], self._rows[first:])
+            by_candidate[start:stop, first:] = self._cosines(self._columns[start:stop], self._rows[first:])
             if self.symmetric:
                 by_candidate[stop:, start:stop] = by_candidate[start:stop, stop:].T
         return Dense(by_candidate.T)
@@ -163,6 +170,21 @@ def _cosines(one: NDArray[np.float32], others: NDArray[np.float32], rounded: boo
     np.multiply(answer, _FINEST, out=answer)
     np.rint(answer, out=answer)
     return np.multiply(answer, 1 / _FINEST, out=answer)
+
+
+def on_device(one: NDArray[np.float32], others: NDArray[np.float32], rounded: bool, device: str) -> NDArray[np.float64]:
+    """The same products made by torch on a device: sums without rounding have the same bits in every order."""
+    import numpy as np
+    import torch
+
+    answer = np.empty((len(one), len(others)))
+    left = torch.from_numpy(one).to(device).double()
+    for start in range(0, len(others), _BLOCK):
+        block = left @ torch.from_numpy(others[start : start + _BLOCK]).to(device).double().T
+        if rounded:
+            block = ((block * _FINEST).round() / _FINEST).float()  # the grid fits, and half as much is moved
+        answer[:, start : start + _BLOCK] = block.cpu().numpy()
+    return answer
 
 
 def _dots(rows: NDArray[np.float32], vector: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,7 +22,8 @@ def kernel_of(
 
     `dense`: every cosine, held in memory up to `dense_rows` rows (4 n² bytes), beyond computed each time one is asked
     for, O(n d) a gain. `knn`: those of every row to its `neighbours` nearest, itself counted, the rest 0. `auto`: dense
-    up to that many rows, then knn. There are never n by n numbers in memory above that limit.
+    up to that many rows, then knn. There are never n by n numbers in memory above that limit. Products of the dense
+    kernel are made on the machine's device, with the same bits; the graph and the greedy loops run on the processor.
     """
     from tamis.submodular.cosines import Cosine
     from tamis.submodular.kernels import Sparse
@@ -34,7 +35,8 @@ def kernel_of(
         graph = build(vectors, neighbours, threads=on.threads)
         kernel = Sparse(graph.indptr, graph.indices, graph.values, len(vectors))
         return kernel, (f"approximation: similarities to the nearest rows alone: {graph.note}",)
-    return Cosine(vectors).dense() if few else Cosine(vectors), ()
+    kernel_of_all = Cosine(vectors, device=on.device)
+    return kernel_of_all.dense() if few else kernel_of_all, ()
 
 
 def to_others(vectors: NDArray[np.float32], others: NDArray[np.float32]) -> Kernel:
