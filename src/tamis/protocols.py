@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tamis.models import ModelRef
     from tamis.pool import Pool, Shard
     from tamis.training import Candidates, StepRows, StepTokens, Takes
-    from tamis.values import Arrays, Budget, Column, Items, Machine, Need, Seeds, Subset, Weights
+    from tamis.values import Arrays, Budget, Column, Dropped, Items, Machine, Need, Patch, Seeds, Subset, Weights
     from tamis.views import PoolView, ShardSignals
 
 
@@ -95,6 +95,28 @@ class Mixer(Component, Protocol):
 
     def share(self, view: PoolView, budget: Budget, /) -> Mapping[str, Budget]:
         """Group name -> its budget, in the unit of the budget given; they add up to it."""
+        ...
+
+
+@runtime_checkable
+class Cleaner(Component, Protocol):
+    """Takes rows out of a pool before anything else sees it: duplicates, leaks, what a filter refuses.
+
+    One that holds the pool against other data has `sources()`: files as a recipe's `files` names them, `@target` or
+    `@existing`; they are read as pools and stand in `view.against`, with the signals of needs of that side.
+    """
+
+    def clean(self, view: PoolView, on: Machine, /) -> Dropped:
+        """The rows that leave, each with its reason."""
+        ...
+
+
+@runtime_checkable
+class Transform(Component, Protocol):
+    """Changes rows one by one; the old pool stays, and a changed row names its parent. A function of the row alone."""
+
+    def apply(self, shard: Shard, /) -> Patch:
+        """The rows of a shard that change."""
         ...
 
 

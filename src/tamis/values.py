@@ -98,7 +98,8 @@ class Column:
 class Need:
     """What a component must have before it runs: a signal (by pass name) or a column, of a side of the run.
 
-    Sides: the pool, the target, and `existing`: data that the model has been trained on already.
+    Sides: the pool, the target, `existing`: data that the model has been trained on already, and `against`: data that a
+    cleaner holds the pool against (its `sources()`).
 
     `settings` are the least the pass must be run with (for example ``{"loss": "all"}``); a richer pass satisfies it.
     `by`: which model of the run measures the signal: its own, a judge, or a reference model. A column is named as in a
@@ -107,7 +108,7 @@ class Need:
 
     kind: Literal["signal", "column"]
     name: str
-    side: Literal["pool", "target", "existing"] = "pool"
+    side: Literal["pool", "target", "existing", "against"] = "pool"
     settings: tuple[tuple[str, Any], ...] = ()
     by: Role = "model"
 
@@ -241,6 +242,33 @@ class Subset:
     tokens: TokenWeights | None = None
     unit: str = ""
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """Rows that a cleaner takes out of a pool.
+
+    `rows`: (n,) bool over the pool, True for a row that leaves. One entry per such row, in the order of the pool:
+    `reasons` in words, and `winners`, the key of the row that stays in its place ("" for none; empty: none has one).
+    `facts`: JSON for report and manifest. `notes`: what a reader must know, in sentences.
+    """
+
+    rows: NDArray[np.bool_]
+    reasons: tuple[str, ...]
+    winners: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """Rows of a shard that a transform changed: place in the shard -> the new row (its key and parent are set later).
+
+    `facts`: counts by name; those of all shards are added up.
+    """
+
+    rows: Mapping[int, Row] = field(default_factory=dict)
+    facts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,6 +72,7 @@ class PoolView:
     existing: Sequence[int] = ()
     existing_pool: PoolView | None = None
     keep: NDArray[np.bool_] | None = None  # rows a `where` has left; None: all
+    against: tuple[PoolView, ...] = ()  # data that a cleaner holds the pool against
 
     def __len__(self) -> int:
         return len(self.pool)
