@@ -13,6 +13,7 @@ from tamis.errors import RecipeError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 Kind = Literal["chat", "prompt", "text", "pair", "rated"]
@@ -250,7 +251,8 @@ class Dropped:
 
     `rows`: (n,) bool over the pool, True for a row that leaves. One entry per such row, in the order of the pool:
     `reasons` in words, and `winners`, the key of the row that stays in its place ("" for none; empty: none has one).
-    `facts`: JSON for report and manifest. `notes`: what a reader must know, in sentences.
+    `facts`: JSON for report and manifest. `notes`: what a reader must know, in sentences. `tables`: Arrow tables of what
+    was found, by the name of the Parquet file that they become beside the step's result (`contamination.parquet`).
     """
 
     rows: NDArray[np.bool_]
@@ -258,6 +260,7 @@ class Dropped:
     winners: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
