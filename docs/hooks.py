@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 INTRODUCTION = {
+    "cleaners": "A cleaner takes rows out of a pool, a transform changes them, before anything else sees the pool: "
+    "`tamis clean POOL --with NAME --set NAME.setting=value`, or the head `clean` of a recipe.",
     "passes": "A pass touches a model and makes a signal, which is kept. Scorers and selectors ask for passes "
     "themselves; what reads checkpoints, a target or an encoder (`influence`, `recorded`, `sentence-embeddings` and "
     "others) is written into a recipe.",
@@ -57,7 +59,7 @@ def _kind(kind: str) -> str:
 
 def _made(cls: type[Any]) -> str:
     """What the working method says it returns: columns and units of a scorer, the order of a selector."""
-    for method in ("measure", "score", "select", "share", "evaluate", "choose"):
+    for method in ("clean", "apply", "measure", "score", "select", "share", "evaluate", "choose"):
         if method in vars(cls) and (text := inspect.getdoc(vars(cls)[method])):
             return f"Gives: {_markdown(text)}"
     return ""

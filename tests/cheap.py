@@ -42,6 +42,8 @@ ASKED = tuple(
 )
 # `{model}`, `{checkpoints}` and `{target}` are filled in by the world
 CHEAP: dict[tuple[str, str], dict[str, Any]] = {
+    ("cleaners", "licences"): {"allow": ["mit"]},
+    ("cleaners", "sources"): {"deny": ["words"]},
     ("passes", "lengths"): {"model": "{model}"},
     ("passes", "hashes"): {"permutations": 8, "ngrams": [3]},
     ("passes", "language"): {},

@@ -19,6 +19,7 @@ NAMES = [(kind, name) for kind, table in catalogue.CATALOGUE.items() for name in
 def test_every_name_leads_to_a_class_of_its_kind(kind: str, name: str) -> None:
     cls = catalogue.load(kind, name)
     method = {
+        "cleaners": "clean" if hasattr(cls, "clean") else "apply",
         "passes": "measure",
         "scorers": "score",
         "weighers": "weigh",

@@ -15,7 +15,7 @@ from tamis.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "src" / "tamis"
-FOLDERS = ("scorers", "selectors", "trainers", "evaluators", "flows")
+FOLDERS = ("cleaners", "scorers", "selectors", "trainers", "evaluators", "flows")
 HEAVY = {"torch", "transformers", "datasets", "faiss", "polars", "prefect", "ray", "numpy", "pyarrow", "pydantic"}
 HEAVY |= {"peft", "accelerate", "sklearn", "plotly", "safetensors", "trl"}
 GPU_BOX = {
@@ -107,7 +107,7 @@ def test_the_core_imports_no_component_and_no_flow() -> None:
 
 
 def test_folders_import_the_core_only() -> None:
-    for folder in ("scorers", "selectors", "trainers", "evaluators"):
+    for folder in ("cleaners", "scorers", "selectors", "trainers", "evaluators"):
         banned = tuple(f"tamis.{name}" for name in (*FOLDERS, "stages", "cli", "report", "api") if name != folder)
         for file in files_of(ROOT / folder):
             wrong = [name for name in imports(tree_of(file)) if name.startswith(banned)]

@@ -27,7 +27,9 @@ def test_the_wheel_checks_a_shipped_recipe_from_an_empty_folder(tmp_path: Path) 
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("tamis/recipes/less.yaml", "tamis/data/pool.jsonl.gz", "tamis/data/tiny-lm/model.safetensors"):
         assert name in names
-    assert "tamis/selectors/less.py" in names and not any(name.startswith("selectors/") for name in names)
+    assert {"tamis/selectors/less.py", "tamis/cleaners/allowed.py"} <= set(names) and not any(
+        name.startswith("selectors/") for name in names
+    )
     home = tmp_path / "installed"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(home)

@@ -167,7 +167,12 @@ EVALUATORS = {
     "held-out-loss": "tamis.evaluators.held_out:HeldOutLoss",
     "preference-margin": "tamis.evaluators.margin:PreferenceMargin",
 }
+CLEANERS = {  # both what drops rows and what changes them (transforms)
+    "licences": "tamis.cleaners.allowed:Licences",
+    "sources": "tamis.cleaners.allowed:Sources",
+}
 CATALOGUE: dict[str, dict[str, str]] = {
+    "cleaners": CLEANERS,
     "passes": PASSES,
     "scorers": SCORERS,
     "weighers": WEIGHERS,

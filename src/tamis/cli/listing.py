@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tamis.cli import output
 
 ABOUT = "List the components with one line of help each."
-KIND = "passes, scorers, weighers, selectors, mixers, trainers, hooks, evaluators"
+KIND = "cleaners, passes, scorers, weighers, selectors, mixers, trainers, hooks, evaluators"
 
 
 def answer(arguments: Sequence[str]) -> None:
