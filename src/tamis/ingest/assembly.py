@@ -13,7 +13,7 @@ from typing import Any
 
 from tamis.errors import DataError, RecipeError
 from tamis.ingest import mappings, readers, sources
-from tamis.ingest.judging import Input, Sample
+from tamis.ingest.judging import Input, Sample, origin_of
 from tamis.ingest.rejects import Rejects
 from tamis.pool import REJECTS, ROWS, Pool, Shard, schema
 from tamis.store import Entry, Store
@@ -32,7 +32,8 @@ def ingest(
 
     `files`: names as `tamis.ingest.sources` reads them. `source` names the rows that do not name their source
     themselves (default: the file name). `mapping`: fields, turns and roles, see `tamis.ingest.mappings`.
-    A file that has not changed is not parsed again; a new file only adds shards. For every file of the pool
+    A file that has not changed is not parsed again; a new file only adds shards, and so do new rows at the end of a
+    file, but for its last shard where that is not full. For every file of the pool
     rows = kept + quarantined + dropped. Raises DataError naming every input that is missing, RecipeError for a wrong
     mapping.
     """
@@ -52,13 +53,16 @@ def ingest(
             mappings.check_mapping(given)
             packed = readers.container(found.path, found.file, given)
             name = source or found.label or found.stem
-            item = Input(found, digest, seen[digest], packed, name, given or None, sample, shard_rows)
-            seen[digest] += 1
+            first = readers.first(found.path, packed)
+            alike = origin_of(found.file, first, 0)
+            origin = origin_of(found.file, first, seen[alike])
+            seen[alike] += 1
+            item = Input(found, digest, origin, packed, name, given or None, sample, shard_rows)
             entry, made = _ingest_file(item, store)
             shards += made
             rejects.append(entry.file(REJECTS))
             about = {key: value for key, value in entry.facts.items() if key != "shards"}
-            facts.append({"name": found.name, "digest": digest, **found.facts(), **about})
+            facts.append({"name": found.name, "digest": digest, "origin": origin, **found.facts(), **about})
     return Pool(tuple(shards), tuple(facts), tuple(rejects))
 
 
@@ -127,7 +131,7 @@ class _Parsing:
             pq.write_table(table, folder / ROWS, compression="zstd")
             return {"rows": table.num_rows}
 
-        identity = self.item.identity(len(self.shards))
+        identity = self.item.identity_of_shard([row["key"] for row in self.rows])
         self.store.get_or_make("shard", identity, make)
         self.shards.append(identity)
         self.rows = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from tamis.ingest.turns import RowFault
 from tamis.pool import encode
 from tamis.values import Row
 
-REVISION = 2
+REVISION = 3
 
 
 @dataclass(frozen=True)
@@ -50,37 +50,40 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Input:
-    """One file with everything that decides what its rows become. `ordinal` counts identical files of one ingest."""
+    """One file with everything that decides what its rows become.
+
+    `origin` (see `origin_of`) outlives growth of the file, `digest` does not.
+    """
 
     source: Source
     digest: str
-    ordinal: int
+    origin: str
     packed: Container
     default_source: str
     mapping: Mapping[str, str] | None
     sample: Sample | None
     shard_rows: int
 
-    def identity(self, shard: int | None = None) -> str:
-        """Identity of the file's rejects, or of one of its shards."""
+    def identity(self) -> str:
+        """Identity of what was read of the file."""
         return digests.of_json(
             {
                 "revision": REVISION,
                 "file": self.digest,
-                "ordinal": self.ordinal,
+                "origin": self.origin,
                 "name": self.source.file,
                 "container": str(self.packed),
                 "mapping": self.mapping,
                 "source": self.default_source,
                 "sample": self.sample,
                 "shard_rows": self.shard_rows,
-                "shard": shard,
             }
         )
 
-    def key(self, position: int) -> str:
-        """Key of the row at a position: unique, also where one file is given twice."""
-        return digests.of_bytes(f"{self.digest}:{self.ordinal}:{position}".encode())
+    def identity_of_shard(self, keys: Sequence[str]) -> str:
+        """Identity of a shard: of what its rows are, whatever else the file holds, so that a file may grow."""
+        settings = {"mapping": self.mapping, "source": self.default_source, "file": self.source.file}
+        return digests.of_json({"revision": REVISION, "keys": list(keys), **settings})
 
     def judged(self) -> Iterator[Verdict]:
         """Every record of the file with its verdict, in order."""
@@ -97,7 +100,7 @@ class Input:
 
     def _encoded(self, record: Record, draft: formats.Draft) -> dict[str, Any]:
         row = Row(
-            key=self.key(record.position),
+            key=key_of(self.origin, record),
             content="",
             kind=draft.kind,
             source=draft.source or self.default_source,
@@ -111,6 +114,19 @@ class Input:
             position=record.position,
         )
         return storable(row) | {"content": content_digest(row)}
+
+
+def origin_of(name: str, first: bytes, ordinal: int) -> str:
+    """What a file is to the keys of its rows: its name, its first record, and which of those in one ingest it is.
+
+    Rows that are added to the end of a file leave it as it is, and so the keys of the others.
+    """
+    return digests.of_json([name, digests.of_bytes(first), ordinal])
+
+
+def key_of(origin: str, record: Record) -> str:
+    """Key of a record: of the file's origin, the place in it and the record; unique, also where a file comes twice."""
+    return digests.of_bytes(f"{origin}:{record.position}:".encode() + record.content)
 
 
 def storable(row: Row) -> dict[str, Any]:

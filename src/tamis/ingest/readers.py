@@ -81,6 +81,14 @@ def read(path: Path, packed: Container) -> Iterator[Record]:
         yield Record(number + 1, fault=f"the file breaks off here: {type(error).__name__}: {error}"[:EXCERPT])
 
 
+def first(path: Path, packed: Container) -> bytes:
+    """The content of a file's first record, by which it is known when it has grown; nothing where it holds none."""
+    try:
+        return next((record.content for record in _read(path, packed)), b"")
+    except _BROKEN:
+        return b""
+
+
 _BROKEN = (EOFError, OSError, zlib.error, ValueError, KeyError)  # pyarrow's errors are ValueError, OSError or KeyError
 
 

@@ -24,6 +24,14 @@ class Record:
         return replace(self, position=position)
 
     @property
+    def content(self) -> bytes:
+        """What its key is made of: its bytes without white space around them; of a table's record its JSON."""
+        raw = self.raw
+        if raw is None:
+            raw = json.dumps(self.value, ensure_ascii=False, separators=(",", ":"), default=str)
+        return raw.strip() if isinstance(raw, bytes) else raw.strip().encode("utf-8", "surrogatepass")
+
+    @property
     def excerpt(self) -> str:
         """The first 200 characters, always valid UTF-8 without control characters."""
         raw = self.raw

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tamis.ingest.judging import Input
+from tamis.ingest.judging import Input, key_of
 from tamis.ingest.records import Record
 from tamis.pool import rejects_schema
 
@@ -26,7 +26,7 @@ class Rejects:
         """Write one record that stays out: `quarantined` or `dropped`, by which step and why."""
         self.waiting.append(
             {
-                "key": self.item.key(record.position),
+                "key": key_of(self.item.origin, record),
                 "file": self.item.source.file,
                 "verdict": verdict,
                 "step": step,

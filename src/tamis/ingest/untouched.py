@@ -5,16 +5,15 @@ from __future__ import annotations
 import bisect
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from tamis import digests
 from tamis.errors import DataError, RecipeError
 from tamis.ingest import readers, sources
+from tamis.ingest.judging import key_of
 from tamis.ingest.readers import Container
 from tamis.ingest.records import Record
 from tamis.ingest.sources import Source
@@ -49,13 +48,14 @@ def rendered(pool: Pool) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Asked:
-    """An input file of a pool, and the records wanted of it: {position in the file: place in the pool}."""
+    """An input file of a pool, and the records wanted of it: {position in the file: (place in the pool, key)}."""
 
     name: str
     digest: str
     packed: Container
     path: str | None
-    records: dict[int, int]
+    origin: str
+    records: dict[int, tuple[int, str]]
 
 
 def _spool(pool: Pool, positions: Sequence[int], scratch: Path, spool: IO[bytes]) -> dict[int, tuple[int, int]]:
@@ -65,7 +65,10 @@ def _spool(pool: Pool, positions: Sequence[int], scratch: Path, spool: IO[bytes]
         source = _again(asked, scratch / str(number))
         last = max(asked.records)
         for record in readers.read(source.path, asked.packed):
-            if (place := asked.records.get(record.position)) is not None:
+            if record.position in asked.records:
+                place, key = asked.records[record.position]
+                if key != key_of(asked.origin, record):
+                    raise DataError(f"row {place} of the pool did not come from {asked.name}: its record is not there")
                 raw = _bytes(record)
                 found[place] = (spool.tell(), len(raw))
                 spool.write(raw)
@@ -78,29 +81,22 @@ def _spool(pool: Pool, positions: Sequence[int], scratch: Path, spool: IO[bytes]
 
 
 def _asked(pool: Pool, positions: Sequence[int]) -> list[_Asked]:
-    """Sort the places by the input file their rows came from, which the rows' keys prove."""
-    ends, total, seen = [], 0, Counter[str]()
-    ordinals = []
+    """Sort the places by the input file their rows came from, which the rows' keys are to prove."""
+    ends, total = [], 0
     for file in pool.files:
         total += int(file["kept"])
         ends.append(total)
-        ordinals.append(seen[file["digest"]])
-        seen[file["digest"]] += 1
     if total != len(pool):
         raise DataError(f"the pool holds {len(pool)} rows, its files gave {total}: their records cannot be found")
-    asked: dict[int, dict[int, int]] = {}
+    asked: dict[int, dict[int, tuple[int, str]]] = {}
     for place, (key, position) in _places(pool, positions).items():
-        number = bisect.bisect_right(ends, place)
-        about = pool.files[number]
-        if key != digests.of_bytes(f"{about['digest']}:{ordinals[number]}:{position}".encode()):
-            raise DataError(f"row {place} of the pool did not come from {about['name']}: its record cannot be found")
-        asked.setdefault(number, {})[position] = place
+        asked.setdefault(bisect.bisect_right(ends, place), {})[position] = (place, key)
     return [_about(pool.files[number], records) for number, records in sorted(asked.items())]
 
 
-def _about(file: Mapping[str, Any], records: dict[int, int]) -> _Asked:
+def _about(file: Mapping[str, Any], records: dict[int, tuple[int, str]]) -> _Asked:
     packed = Container.parse(str(file["format"]).partition(":")[0])
-    return _Asked(file["name"], file["digest"], packed, file.get("path"), records)
+    return _Asked(file["name"], file["digest"], packed, file.get("path"), file.get("origin", ""), records)
 
 
 def _places(pool: Pool, positions: Sequence[int]) -> dict[int, tuple[str, int]]:
