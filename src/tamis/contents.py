@@ -17,8 +17,10 @@ def content_digest(row: Row) -> str:
     `source`, `meta` and the ids of tool calls do not enter (DESIGN §1). Dedup and caches use it.
     """
     said = [_said(row.messages), _said(row.chosen), _said(row.rejected), row.label, row.tools]
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=digests.BYTES).hexdigest()
+    return hashlib.blake2b(_DUMP(said).encode("utf-8", "surrogatepass"), digest_size=digests.BYTES).hexdigest()
+
+
+_DUMP = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _said(messages: Sequence[Mapping[str, Any]]) -> list[list[Any]]:

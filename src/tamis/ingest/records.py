@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 MAX_BYTES = 16 << 20
@@ -21,7 +21,7 @@ class Record:
 
     def at(self, position: int) -> Record:
         """Put the record at its place in the file."""
-        return replace(self, position=position)
+        return Record(position, self.value, self.fault, self.raw)
 
     @property
     def content(self) -> bytes:
