@@ -29,9 +29,8 @@ def lora_config(rank: int, alpha: int, dropout: float, targets: Sequence[str] | 
 def save_adapter(peft: Any, base: str, folder: Path) -> None:
     """Adapter weights and configuration as PEFT writes them, with the model's name as given and lists in order."""
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
-    from tamis.store import write_json
+    from tamis.store import write_json, write_tensors
 
     config = peft.peft_config["default"]
     config.save_pretrained(str(folder))
@@ -42,8 +41,9 @@ def save_adapter(peft: Any, base: str, folder: Path) -> None:
         facts["target_modules"].sort()  # PEFT keeps a set, whose order changes from process to process
     write_json(file, facts)
     state = get_peft_model_state_dict(peft, save_embedding_layers=False)
-    save_file(
+    write_tensors(
+        folder / "adapter_model.safetensors",
         {name: value.detach().contiguous().cpu() for name, value in state.items()},
-        str(folder / "adapter_model.safetensors"),
-        metadata={"format": "pt"},
+        {"format": "pt"},
+        durable=False,
     )

@@ -7,7 +7,7 @@ the run that would change its digest between two equal runs.
 from __future__ import annotations
 
 import json
-import os
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+log = logging.getLogger(__name__)
 LOG = "log.jsonl"
 STATE = "state.safetensors"
 Save = Callable[[Path], None]
@@ -70,7 +71,8 @@ def save_state(
     """
     import numpy as np
     import torch
-    from safetensors.torch import save_file
+
+    from tamis.store import write_tensors
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = moments_of(parameters, optimizer)
@@ -78,11 +80,7 @@ def save_state(
     for number, record in enumerate(records):
         made = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in record.items()}
         tensors |= {f"record.{number}.{name}": array for name, array in made.items()}
-    temporary = folder / f".{STATE}.tmp"
-    save_file(tensors, str(temporary), metadata={"progress": json.dumps(asdict(progress)), "run": run})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(folder / STATE)
+    write_tensors(folder / STATE, tensors, {"progress": json.dumps(asdict(progress)), "run": run})
 
 
 def load_state(
@@ -94,12 +92,18 @@ def load_state(
 ) -> Progress:
     """Put back what `save_state` wrote; a fresh Progress if there is nothing, or what is there is of another run."""
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     file = folder / STATE
     if not file.is_file():
         return Progress()
-    with safe_open(str(file), framework="pt") as state:
+    try:
+        opened = safe_open(str(file), framework="pt")
+    except SafetensorError as error:
+        log.warning("the state of a training that was stopped cannot be read (%s): it starts over", error)
+        shutil.rmtree(folder)
+        return Progress()
+    with opened as state:
         facts = state.metadata()
         if facts["run"] != run:
             shutil.rmtree(folder)
@@ -138,9 +142,10 @@ def save_checkpoint(
     folder: Path, save: Save, facts: Mapping[str, Any], moments: Mapping[str, torch.Tensor] | None
 ) -> Checkpoint:
     """Write a checkpoint folder whole or not at all; one that is there is replaced."""
-    from safetensors.torch import save_file
+    from safetensors import SafetensorError
 
-    from tamis.store import write_json
+    from tamis.store import write_json, write_tensors
+    from tamis.writing import full, no_space
 
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -148,8 +153,10 @@ def save_checkpoint(
     try:
         save(temporary)
         if moments is not None:
-            save_file(dict(moments), str(temporary / MOMENTS))
-    except OSError as error:
+            write_tensors(temporary / MOMENTS, moments, durable=False)
+    except (OSError, SafetensorError) as error:
+        if no_space(error):
+            raise full(folder) from error
         raise TrainError(
             f"the checkpoint {folder.name} cannot be written ({error}); free disk space and run again"
         ) from error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tamis import digests
 from tamis.errors import DataError
-from tamis.values import Kind, Row
+from tamis.values import Kind, Message, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,22 +45,28 @@ def rejects_schema() -> pa.Schema:
 
 def encode(row: Row) -> dict[str, Any]:
     """A row as the plain record that `rows.parquet` holds."""
-    dump = functools.partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
     return {
         "key": row.key,
         "content": row.content,
         "parent": row.parent,
         "kind": row.kind,
         "source": row.source,
-        "messages": dump(list(row.messages)),
+        "messages": _turns(row.messages),
         "tools": row.tools,
-        "chosen": dump(list(row.chosen)),
-        "rejected": dump(list(row.rejected)),
-        "meta": dump(dict(row.meta)),
+        "chosen": _turns(row.chosen),
+        "rejected": _turns(row.rejected),
+        "meta": _DUMP(dict(row.meta)),
         "file": row.file,
         "label": row.label,
         "position": row.position,
     }
+
+
+_DUMP = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # made once: `json.dumps` makes one a call
+
+
+def _turns(messages: Sequence[Message]) -> str:
+    return _DUMP(list(messages)) if messages else "[]"
 
 
 def decode(record: dict[str, Any]) -> Row:
@@ -104,11 +110,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Pool:
-    """Shards in order. `files` says for every input file: name, digest, format, rows, kept, quarantined, dropped."""
+    """Shards in order. `files` says for every input file: name, digest, format, rows, kept, quarantined, dropped.
+
+    `steps`: what cleaning did to it, in order (`tamis.stages.clean.Done`); no part of its digest, which is of the rows.
+    """
 
     shards: tuple[Shard, ...]
     files: tuple[dict[str, Any], ...] = ()
     rejects: tuple[Path, ...] = ()
+    steps: tuple[dict[str, Any], ...] = ()
 
     def __len__(self) -> int:
         return sum(shard.rows for shard in self.shards)
@@ -187,6 +197,7 @@ class Pool:
                 ],
                 "rejects": [_relative(file, folder) for file in self.rejects],
                 "files": list(self.files),
+                "steps": list(self.steps),
             },
         )
 
@@ -206,15 +217,29 @@ class Pool:
                 ),
                 tuple(manifest["files"]),
                 tuple((folder / item).resolve() for item in manifest["rejects"]),
+                tuple(manifest.get("steps", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{file} is not a manifest of a pool ({error!r}); make it again with `tamis ingest`"
             ) from error
-        for shard in pool.shards:
-            if not (shard.path / ROWS).is_file():
-                raise DataError(f"{file} names the shard {shard.path}, which is not there; ingest again")
+        pool.check(file)
         return pool
+
+    def check(self, file: Path) -> None:
+        """DataError where a shard or the rejects are not what `file`, the manifest, names; it says what to do."""
+        from tamis import intact
+
+        wanted = {shard.path: shard.digest for shard in self.shards}
+        for folder, digest in [*wanted.items(), *((one.parent, "") for one in self.rejects)]:
+            found = intact.look(folder)
+            if isinstance(found, dict) and digest in ("", found["digest"]):
+                continue
+            what = found or f"{folder} is not there" if not isinstance(found, dict) else f"{folder} holds other rows"
+            raise DataError(
+                f"{file}: {what}; run the command that made this pool again (`tamis ingest … --out`), it makes anew "
+                "what is damaged and nothing else"
+            )
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tamis import __version__, digests, ledger
+from tamis import __version__, digests, endings, ledger, run_state
 from tamis.errors import DataError
 from tamis.mapping import pool_map
 from tamis.pool import MANIFEST
@@ -21,7 +21,7 @@ from tamis.stages.measure import Signal
 from tamis.stages.score import Scored
 from tamis.stages.select import Selection
 from tamis.stages.train import Training
-from tamis.store import write_json, write_text
+from tamis.store import write_json, write_table, write_text
 from tamis.subsets import token_columns
 from tamis.values import Subset, text_of
 
@@ -47,6 +47,7 @@ def start(recipe: Recipe, runs: Path) -> Path:
     folder.mkdir(parents=True)
     text = yaml.safe_dump(dict(recipe.values), sort_keys=False, allow_unicode=True)
     write_text(folder / "recipe.lock.yaml", text)
+    run_state.begin(folder, recipe.name)
     return folder
 
 
@@ -62,8 +63,6 @@ def latest(runs: Path, name: str = "latest") -> Path:
 
 def finish(conductor: Conductor, folder: Path, started: float) -> dict[str, Any]:
     """Write ledger, subset, quarantine, columns, map, examples, comparison and manifest; returns the manifest."""
-    import pyarrow.parquet as pq
-
     chosen = conductor.main()
     view = conductor.view()
     recipe = conductor.recipe
@@ -77,16 +76,16 @@ def finish(conductor: Conductor, folder: Path, started: float) -> dict[str, Any]
         unscored=chosen.unscored if chosen is not None else None,
         where=stage.settings.get("where") if stage is not None else None,
     )
-    pq.write_table(whole, folder / "ledger.parquet")
+    write_table(whole, folder / "ledger.parquet")
     view.pool.save(folder / MANIFEST)
     about = {"tamis.pool": str(folder / MANIFEST), "tamis.digest": view.pool.digest}
     picked = subset_table(whole, chosen.subset if chosen is not None else None)
-    pq.write_table(picked.replace_schema_metadata(about), folder / "subset.parquet")
-    pq.write_table(ledger.quarantine(view), folder / "quarantine.parquet")
+    write_table(picked.replace_schema_metadata(about), folder / "subset.parquet")
+    write_table(ledger.quarantine(view), folder / "quarantine.parquet")
     if conductor.columns:
-        pq.write_table(_columns_table(conductor), folder / "columns.parquet")
+        write_table(_columns_table(conductor), folder / "columns.parquet")
     if (points := pool_map(view, chosen.subset if chosen is not None else None)) is not None:
-        pq.write_table(points, folder / "map.parquet")
+        write_table(points, folder / "map.parquet")
     write_json(folder / "examples.json", _examples(conductor, whole))
     comparison = next((left for left in conductor.outcomes.values() if isinstance(left, dict) and "arms" in left), None)
     if comparison is not None:
@@ -94,6 +93,8 @@ def finish(conductor: Conductor, folder: Path, started: float) -> dict[str, Any]
     _link_checkpoints(conductor, folder)
     manifest = _manifest(conductor, whole, chosen, started)
     write_json(folder / "manifest.json", manifest)
+    verdict = comparison["verdict"] if comparison is not None else None
+    endings.finished(folder, conductor.work.root, manifest, verdict)
     return manifest
 
 
@@ -222,10 +223,11 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
         "seeds": {stage.name: stage.settings["seed"] for stage in recipe.stages if "seed" in stage.settings},
         "funnel": _funnel(whole, chosen),
         "notes": _notes(conductor),
+        "fits": [fit.facts() for fit in work.work.fits],
         "fitted": {
             name: left.facts for name, left in conductor.outcomes.items() if isinstance(left, Scored) and left.facts
         },
-        "warnings": [],
+        "warnings": work.work.warnings,
     }
 
 
@@ -235,6 +237,7 @@ def _notes(conductor: Conductor) -> list[str]:
     passes = {sentence for sentences in said.values() for sentence in sentences}  # not said by their readers again
     read = {name: left.notes for name, left in conductor.outcomes.items() if isinstance(left, Scored)}
     said |= {name: tuple(sentence for sentence in notes if sentence not in passes) for name, notes in read.items()}
+    said |= {name: left.notes for name, left in conductor.outcomes.items() if isinstance(left, Training)}
     said |= {name: left.subset.notes for name, left in conductor.outcomes.items() if isinstance(left, Selection)}
     return [f"{name}: {sentence}" for name, sentences in said.items() for sentence in sentences]
 

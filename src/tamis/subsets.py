@@ -39,7 +39,8 @@ def save(path: Path, pool: Pool, pool_path: Path, subset: Subset) -> None:
     """
     import numpy as np
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from tamis.store import write_table
 
     places = np.asarray(subset.positions)
     rows = pool.read(places.tolist())
@@ -57,7 +58,7 @@ def save(path: Path, pool: Pool, pool_path: Path, subset: Subset) -> None:
     columns |= token_columns(subset.tokens)
     table = pa.table(columns).replace_schema_metadata({"tamis.pool": str(pool_path), "tamis.digest": pool.digest})
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path)
+    write_table(table, path)
 
 
 def read(path: Path) -> SubsetFile:

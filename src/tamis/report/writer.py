@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from tamis.errors import TamisError
 from tamis.report import charts, distributions, points, summary, wording
 from tamis.report.folder import RunFolder, read_run_folder
 from tamis.report.inert import clean, embedded_json
+from tamis.store import write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -30,9 +30,7 @@ def write_report(run: Path) -> Path:
     """
     page = render(read_run_folder(Path(run)))
     target = Path(run) / REPORT
-    unfinished = target.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(page, encoding="utf-8", newline="\n")
-    unfinished.replace(target)
+    write_text(target, page)
     return target
 
 

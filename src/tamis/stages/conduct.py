@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tamis import logs
 from tamis.catalogue import build, load
 from tamis.checking import needs_of_pass
 from tamis.columns_io import read_all
 from tamis.errors import RecipeError
 from tamis.heading import rating_stems
+from tamis.metering import Meter, rates, rows_since
 from tamis.pool import Pool
 from tamis.recipe import Recipe, Stage, scorer_settings
 from tamis.stages.compare import Design, compare, method_name
@@ -21,6 +25,7 @@ from tamis.stages.dependence import needs_of_scorers, ordered, stem_of
 from tamis.stages.load import detail, folders_of, load_checkpoints
 from tamis.stages.measure import SHARED, Signal, measure, measure_needs, richest, view_of
 from tamis.stages.only import measure_only
+from tamis.stages.sampled import drawn_by, train_on_sample
 from tamis.stages.score import Scored, known_columns, score
 from tamis.stages.select import Selection, mixer_of, needs_with, select
 from tamis.stages.sources import ingest_source
@@ -52,20 +57,22 @@ class Conductor:
         """A conductor whose passes serve everything that the recipe asks for, each signal once."""
         import dataclasses
 
+        work.sweep()
         on = work.machine.device
         roles = {"model": recipe.model, "judge": recipe.judge, "reference": recipe.reference}
         named: dict[str, Any] = {role: model.resolved(on) for role, model in roles.items() if model is not None}
         settings = richest(needs_of(recipe))
-        return cls(recipe, dataclasses.replace(work, **named, settings_of_passes=settings))
+        return cls(recipe, dataclasses.replace(work, **named, settings_of_passes=settings, refit=recipe.refit))
 
     def ingest(self) -> None:
         """Read the pool, the target and the existing data."""
-        with self._timed("ingest", "ingest"):
+        with self._timed("ingest", "ingest") as timer:
             self.pool = ingest_source(self.recipe.pool, self.work)
             if self.recipe.target is not None:
                 self.target = ingest_source(self.recipe.target, self.work)
             if self.recipe.existing is not None:
                 self.existing = ingest_source(self.recipe.existing, self.work)
+            timer.also(sum(rows_since(one.shards, timer.began) for one in (self.pool, *self.sides.values()) if one))
         if not len(self.pool):
             raise RecipeError("no row of the pool could be used; every row read is in the quarantine with its reason")
         self._read_ratings()
@@ -94,8 +101,11 @@ class Conductor:
             "evaluate": self._evaluate,
             "export": self._export,
         }
-        with self._timed(stage.name, f"{stage.verb} {stage.component}"):
-            self.outcomes[stage.name] = carry[stage.verb](stage)
+        with self._timed(stage.name, f"{stage.verb} {stage.component}") as timer:
+            left = self.outcomes[stage.name] = carry[stage.verb](stage)
+            if isinstance(left, Training) and left.made and "rows" in left.facts:
+                epochs = int(getattr(build("trainers", stage.component, stage.own), "epochs", 1))
+                timer.also(left.facts["rows"] * epochs, left.facts["tokens"] * epochs)
         self.took[stage.name] |= {"kind": stage.verb, "detail": self._detail(stage)}
         log.info("%s: done in %.1f s, %s", stage.name, self.took[stage.name]["seconds"], self._detail(stage))
         return self.outcomes[stage.name]
@@ -124,18 +134,10 @@ class Conductor:
         assert self.pool is not None
         on = stage.settings.get("on", "@pool")
         if isinstance(on, Mapping):
-            own = {key: value for key, value in on.items() if key not in ("select", "budget")}
-            chosen = select(
-                self.pool,
-                build("selectors", str(on["select"]), own),
-                Budget.parse(on["budget"]),
-                self.work,
-                name=stage.name,
-                given=self._signals(),
-                columns=self.columns,
-            )
-            subset = chosen.subset
-        elif on == "@pool":
+            given = self._signals(*drawn_by(stage).needs)
+            job_of = functools.partial(self._training_job, stage)
+            return train_on_sample(stage, self.pool, self.target, self.work, given, self.columns, job_of)
+        if on == "@pool":
             import numpy as np
 
             usable = np.flatnonzero(self.view().usable)
@@ -304,23 +306,42 @@ class Conductor:
 
 
 class _Timer:
-    """Times a stage, and tells the log of events when it starts and ends."""
+    """Times and meters a stage, and tells the log of events when it starts and ends."""
 
     def __init__(self, conductor: Conductor, name: str, kind: str) -> None:
         self.conductor, self.name, self.kind = conductor, name, kind
+        self.meter, self.inside = Meter(), ExitStack()
+        self.more: dict[str, float] = {}
 
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
+    def __enter__(self) -> _Timer:
+        self.inside.enter_context(logs.within(stage=self.name))
+        self.inside.enter_context(self.meter)
+        self.began, self.started, self.before = time.time(), time.perf_counter(), self._measured()
         log.info("%s: %s", self.name, self.kind)
         self.conductor.work.work.event("start", stage=self.name, kind=self.kind)
+        return self
+
+    def also(self, rows: int, tokens: int = 0) -> None:
+        """Count rows and tokens that no pass has measured: those that were read, or trained on."""
+        self.more = {"rows": rows, "tokens": tokens, "seconds": time.perf_counter() - self.started}
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         seconds = round(time.perf_counter() - self.started, 2)
-        self.conductor.took[self.name] = {"name": self.name, "kind": self.kind, "seconds": seconds, "detail": ""}
-        if error is None:
-            self.conductor.work.work.event("end", stage=self.name, seconds=seconds)
-        else:
-            self.conductor.work.work.event("failed", stage=self.name, error=type(error).__name__, message=str(error))
+        done = self.more or {key: value - self.before[key] for key, value in self._measured().items()}
+        with self.inside:
+            self.meter.look()
+            facts = {"seconds": seconds, **rates(**done), "peak_memory_mb": round(self.meter.peak / 1e6, 1)}
+            took = {"name": self.name, "kind": self.kind, "detail": "", **facts}
+            self.conductor.took[self.name] = took
+            if error is None:
+                self.conductor.work.work.event("end", stage=self.name, **facts)
+            else:
+                said = {"error": type(error).__name__, "message": str(error)}
+                self.conductor.work.work.event("failed", stage=self.name, **said, **facts)
+
+    def _measured(self) -> dict[str, float]:
+        passes = self.conductor.work.work.passes.values()
+        return {key: sum(one.get(key, 0) for one in passes) for key in ("rows", "tokens", "seconds")}
 
 
 def needs_of(recipe: Recipe) -> list[Need]:
