@@ -107,7 +107,7 @@ class _Workers:
 
     def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
         """Results in the order of the jobs."""
-        with _unseen_main():  # workers are started by submitting
+        with _unseen_main(), _ctrl_c_held():  # workers are started by submitting
             futures = [self.executor.submit(function, job) for job in jobs]
         for future in futures:
             yield future.result()
@@ -149,6 +149,18 @@ def _unseen_main() -> Iterator[None]:
     finally:
         for name, value in held.items():
             setattr(main, name, value)
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Hold Ctrl-C back: processes started inside never see it, not while they import either; this one does after."""
+    import signal
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def set_threads(threads: int) -> None:
