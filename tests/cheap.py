@@ -44,6 +44,7 @@ ASKED = tuple(
 CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("cleaners", "licences"): {"allow": ["mit"]},
     ("cleaners", "sources"): {"deny": ["words"]},
+    ("cleaners", "where"): {"keep": "chars > 40 and meta.rating < 2 and source != 'talk'"},
     ("passes", "lengths"): {"model": "{model}"},
     ("passes", "hashes"): {"permutations": 8, "ngrams": [3]},
     ("passes", "language"): {},
@@ -207,6 +208,26 @@ def messy_rows(count: int = 18) -> list[Row]:
     rows[12] = dataclasses.replace(rows[12], messages=worked)
     rows[9] = dataclasses.replace(rows[9], messages=tiny.chat("add " * 120, "the answer is likely cut off"))
     return rows
+
+
+def dirty_rows() -> list[Row]:
+    """Messy rows with something for every cleaner to find, and some for none; licences in `meta`."""
+    rows = [dataclasses.replace(row, meta={**row.meta, "license": "mit"}) for row in messy_rows()]
+    rows[3] = dataclasses.replace(rows[3], meta={"license": "gpl-3.0"})
+    copy, close = (dataclasses.replace(rows[place], key=f"again-{place}", position=18 + place) for place in (0, 2))
+    texts = [message["content"] for message in close.messages]
+    changed = [*close.messages[:-1], {**close.messages[-1], "content": f"{texts[-1]} apple"}]
+    leak = tiny.make_rows(4, seed=8)[1]
+    broken = tiny.chat("who said itâ€™s sunny?", "write to jane.doe@corp.example.org or call +1 415 555 2671 today.")
+    secret = tiny.chat("which key?", "export AWS_ACCESS_KEY_ID=" + "AKIA" + "Z7Q2M4X9K1B5T8WD" + " in your shell.")
+    return [
+        *rows,
+        copy,
+        dataclasses.replace(close, messages=tuple(changed), content="close"),
+        dataclasses.replace(leak, key="leak", position=40),
+        tiny.make_row(broken, key="broken", file="tiny.jsonl", position=41),
+        tiny.make_row(secret, key="secret", file="tiny.jsonl", position=42),
+    ]
 
 
 def pair_rows(count: int, seed: int = 0) -> list[Row]:

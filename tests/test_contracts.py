@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ import cheap
 import synthetic
 import tiny
 from cheap import CHEAP, ON, World
-from tamis import catalogue, digests, store
-from tamis.pool import Pool
+from tamis import catalogue, digests, ledger, store
+from tamis.cleaning.steps import steps_of
+from tamis.pool import Pool, Shard
 from tamis.stages import weigh
+from tamis.stages.clean import Cleaned, clean
+from tamis.stages.workspace import Workspace
 from tamis.values import Budget, Column, Items, Machine, Need, Subset
 from tamis.views import PoolView, ShardSignals
 
@@ -27,6 +31,7 @@ NAMES = [(kind, name) for kind, table in catalogue.CATALOGUE.items() for name in
 PASSES, SCORERS = sorted(catalogue.PASSES), sorted(catalogue.SCORERS)
 WEIGHERS = sorted(catalogue.WEIGHERS)
 SELECTORS, MIXERS = sorted(catalogue.SELECTORS), sorted(catalogue.MIXERS)
+CLEANERS = sorted(catalogue.CLEANERS)
 TRAINERS, EVALUATORS = sorted(catalogue.TRAINERS), sorted(catalogue.EVALUATORS)
 RESHARDED = 5
 TOLERANCE = 1e-4  # of the standard deviation over the pool
@@ -149,6 +154,70 @@ def test_a_pass_depends_neither_on_shards_nor_on_batches_and_follows_the_rows(
     order = np.random.default_rng(0).permutation(len(world.rows))
     shuffled = by_row(world, name, tiny.make_pool(tmp_path / "shuffled", [world.rows[place] for place in order]))
     assert_close({key: [values[place] for place in order] for key, values in whole.items()}, shuffled)
+
+
+# cleaners and transforms
+
+
+def cleaned(world: World, name: str, pool: Pool, folder: Path) -> Cleaned:
+    steps = steps_of([{name: CHEAP["cleaners", name]}])
+    return clean(pool, steps, Workspace(folder, ON, world.model), sides={"target": world.target})
+
+
+def roots(pool: Pool) -> list[str]:
+    """Keys of the rows as they were read."""
+    return [row.parent or row.key for row in pool]
+
+
+def rejected(pool: Pool) -> list[tuple[str, str]]:
+    return [(row["key"], row["reason"]) for row in ledger.quarantine(PoolView(pool)).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def dirty(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    return tiny.make_pool(tmp_path_factory.mktemp("dirty"), cheap.dirty_rows())
+
+
+@pytest.mark.parametrize("name", CLEANERS)
+def test_cleaning_accounts_for_every_row_and_keeps_their_order(
+    world: World, dirty: Pool, name: str, tmp_path: Path
+) -> None:
+    before = bytes_of(dirty)
+    found = cleaned(world, name, dirty, tmp_path)
+    keys = [row.key for row in dirty]
+    assert bytes_of(dirty) == before
+    out = rejected(found.pool)
+    assert sorted([*roots(found.pool), *(key for key, _ in out)]) == sorted(keys), "every row ends in one place"
+    assert roots(found.pool) == [key for key in keys if key not in dict(out)], "in the order in which they were"
+    assert all(reason.strip() for _, reason in out)
+    (file,) = found.pool.files
+    assert file["kept"] == len(found.pool) and file["rows"] == file["kept"] + file["dropped"]
+    (done,) = found.done
+    assert (done.read, done.dropped) == (len(keys), len(out)) and done.dropped + done.changed > 0, "it finds something"
+    assert done.changed == sum(row.parent is not None for row in found.pool)
+    assert 0 < len(found.pool) and found.pool.steps == (done.about(),)
+    json.dumps(found.pool.steps)
+
+
+@pytest.mark.parametrize("name", CLEANERS)
+def test_cleaning_is_the_same_twice_and_whatever_the_shards(
+    world: World, dirty: Pool, name: str, tmp_path: Path
+) -> None:
+    one, again = cleaned(world, name, dirty, tmp_path / "one"), cleaned(world, name, dirty, tmp_path / "one")
+    assert one.done[0].made and not again.done[0].made and again.pool == one.pool, "a second run does nothing"
+    two = cleaned(world, name, dirty, tmp_path / "two")
+    assert two.pool.digest == one.pool.digest and rejected(two.pool) == rejected(one.pool)
+    cut = tiny.make_pool(tmp_path / "cut", cheap.dirty_rows(), shard_rows=RESHARDED)
+    three = cleaned(world, name, cut, tmp_path / "three")
+    assert list(three.pool) == list(one.pool) and rejected(three.pool) == rejected(one.pool)
+    untouched = {shard.path for shard in cut.shards} & {shard.path for shard in three.pool.shards}
+    for shard in cut.shards:
+        same = [row.key for row in shard.read()] == [row.key for row in three.pool if row.key in keys_of(shard)]
+        assert (shard.path in untouched) == same, "a shard that nothing happened to is taken as it is"
+
+
+def keys_of(shard: Shard) -> set[str]:
+    return {row.key for row in shard.read()}
 
 
 # scorers

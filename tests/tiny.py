@@ -207,4 +207,5 @@ def make_pool(folder: Path, rows: Sequence[Row], *, shard_rows: int = 10_000) ->
         path.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist([encode(row) for row in part], schema=schema()), path / ROWS)
         shards.append(Shard(path, digests.of_file(path / ROWS), len(part)))
-    return Pool(tuple(shards), ({"name": "tiny.jsonl", "rows": len(rows)},))
+    counts = {"rows": len(rows), "kept": len(rows), "quarantined": 0, "dropped": 0}
+    return Pool(tuple(shards), ({"name": "tiny.jsonl", **counts},))

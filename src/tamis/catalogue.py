@@ -24,6 +24,7 @@ PASSES = {
     "landmarks": "tamis.scorers.passes.landmarks:Landmarks",
     "language": "tamis.scorers.passes.language:Language",
     "lengths": "tamis.scorers.passes.lengths:Lengths",
+    "minhash": "tamis.scorers.passes.minhash:MinHash",
     "pairs": "tamis.scorers.passes.pairs:Pairs",
     "ratings": "tamis.scorers.passes.ratings:Ratings",
     "recorded": "tamis.scorers.passes.recorded:Recorded",
@@ -168,8 +169,11 @@ EVALUATORS = {
     "preference-margin": "tamis.evaluators.margin:PreferenceMargin",
 }
 CLEANERS = {  # both what drops rows and what changes them (transforms)
+    "exact": "tamis.cleaners.exact:Exact",
     "licences": "tamis.cleaners.allowed:Licences",
+    "near": "tamis.cleaners.near:Near",
     "sources": "tamis.cleaners.allowed:Sources",
+    "where": "tamis.cleaners.where:Where",
 }
 CATALOGUE: dict[str, dict[str, str]] = {
     "cleaners": CLEANERS,

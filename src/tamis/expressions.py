@@ -14,7 +14,7 @@ import ast
 import itertools
 import keyword
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -52,6 +52,32 @@ def names(text: str) -> set[str]:
     return found
 
 
+def numeric(text: str) -> set[str]:
+    """Names that an expression compares with a number, or that stand alone. Raises RecipeError where it is wrong."""
+    parsed = _parse(text)
+    _check(parsed, parsed.tree)
+    found: set[str] = set()
+    for node in ast.walk(parsed.tree):
+        if isinstance(node, ast.BoolOp):
+            found |= {value.id for value in node.values if isinstance(value, ast.Name)}
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Name):
+            found.add(node.operand.id)
+        elif isinstance(node, ast.Compare):
+            found |= _used(node) if any(_is_number(term) for term in _terms(node)) else set()
+    found |= {parsed.tree.id} if isinstance(parsed.tree, ast.Name) else set()
+    return {parsed.names[name] for name in found}
+
+
+def _terms(node: ast.Compare) -> Iterator[ast.expr]:
+    """Everything that is compared, the items of lists one by one."""
+    for term in (node.left, *node.comparators):
+        yield from term.elts if isinstance(term, (ast.List, ast.Tuple, ast.Set)) else [term]
+
+
+def _is_number(node: ast.expr) -> bool:
+    return isinstance(_literal(node), (int, float))
+
+
 def evaluate(text: str, lookup: Lookup, n: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Rows for which an expression holds, and rows that it could not judge.
 
@@ -67,7 +93,6 @@ def evaluate(text: str, lookup: Lookup, n: int) -> tuple[NDArray[np.bool_], NDAr
         if array.shape != (n,):
             raise RecipeError(f"{parsed.names[name]} has shape {array.shape}, expected one value for each of {n} rows")
     missing = {name: _missing(array) for name, array in values.items()}
-    true, _ = _Evaluation(parsed, values, missing, n).of(parsed.tree)
     true, false = _Evaluation(parsed, values, missing, n).of(parsed.tree)
     return true, ~true & ~false
 

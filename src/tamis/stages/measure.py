@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from tamis.catalogue import load
 from tamis.engine import map_jobs, workers_kept
 from tamis.errors import RecipeError
 from tamis.models import ModelRef
+from tamis.pins import Fit, Fitting
 from tamis.pool import Pool, Shard
 from tamis.protocols import Pass
 from tamis.stages.serving import SIGNAL, has_model, identity_of, remember, rows_left, serving, settings_of
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, Store, save_arrays
 from tamis.values import Column, Machine, Need
-from tamis.views import PoolView, ShardSignals
+from tamis.views import PoolView, ShardSignals, parts_of
 
 log = logging.getLogger(__name__)
 FIT = "fit"  # kind in the store, and the name under which a pass reads it
@@ -40,6 +41,7 @@ SHARED = (
     "text",
     "hashes",
     "language",
+    "minhash",
 )
 SAY_SECONDS = 10.0  # a line of progress at most this often
 
@@ -100,9 +102,9 @@ def measure(
     notes += component.notes() if hasattr(component, "notes") else []
     ever, partial = 0.0, " ".join(signal.partial for signal in read.values() if signal.partial)
     if hasattr(component, "fit"):
-        entry = fit(pool, component, work, read, over=work.machine)
+        entry, outcome = fit(pool, component, work, read, over=work.machine, name=name)
         read[FIT] = Signal(FIT, (entry.path,) * len(pool.shards), 0, 0.0, (entry.digest,) * len(pool.shards))
-        notes += [entry.facts["note"]] if "note" in entry.facts else []
+        notes += [note for note in (entry.facts.get("note"), outcome.note()) if note]
         ever, partial = entry.seconds, ""  # it fills in what was not measured
     jobs = _jobs(pool, component, work, {**(have or {}), **read}, read)
     missing = [job for job in jobs if work.store.get(SIGNAL, job.identity) is None]
@@ -118,7 +120,8 @@ def measure(
     seconds = time.perf_counter() - started
     found = [one for job in jobs if (one := work.store.get(SIGNAL, job.identity)) is not None]
     ever += sum(one.seconds for one in found)
-    work.work.note_pass(name, len(jobs), len(missing), seconds, ever)
+    rows = sum(job.shard.rows for job in missing)
+    work.work.note_pass(name, len(jobs), len(missing), seconds, ever, rows=rows, tokens=_tokens(missing))
     remember(component, work)
     return Signal(
         name=getattr(component, "makes", name),
@@ -129,6 +132,14 @@ def measure(
         notes=tuple(dict.fromkeys(notes)),
         partial=partial,
     )
+
+
+def _tokens(jobs: Iterable[_Job]) -> int:
+    """Tokens of the rows of these jobs, where their lengths were measured before."""
+    import numpy as np
+
+    files = [job.folders["lengths"] / "tokens.npy" for job in jobs if "lengths" in job.folders]
+    return sum(int(np.load(file, mmap_mode="r").sum()) for file in files if file.is_file())
 
 
 def _jobs(
@@ -151,10 +162,12 @@ def fit(
     read: Mapping[str, Signal],
     columns: Mapping[str, Column] | None = None,
     over: Machine | None = None,
-) -> Entry:
+    name: str = "",
+) -> tuple[Entry, Fit]:
     """What a component learns from the whole pool, before its shards are seen, which depend on its content alone.
 
-    A pass is handed the machine (`over`) beside the view; a scorer is not, but may read `columns`.
+    A pass is handed the machine (`over`) beside the view; a scorer is not, but may read `columns`. What was learnt of
+    this pool as it was before is kept where `Workspace.refit` allows it.
     """
     inputs: dict[str, Any] = {"pool": pool.digest, "signals": {key: one.identities for key, one in read.items()}}
     if columns:
@@ -166,7 +179,29 @@ def fit(
         save_arrays(folder, arrays)
         return dict(facts)
 
-    return work.store.get_or_make(FIT, digests.of_component(component, inputs), make, about=component)
+    def fitted() -> Entry:
+        return work.store.get_or_make(FIT, digests.of_component(component, inputs), make, about=component)
+
+    entry, outcome = fitting_of(pool, component, work, name, read_by_shard(pool, read, columns or {})).entry(fitted)
+    work.work.note_fit(outcome)
+    return entry, outcome
+
+
+def fitting_of(pool: Pool, component: Any, work: Workspace, name: str, inputs: Sequence[str] | None = None) -> Fitting:
+    """The fit of a component over a pool, kept or to be made; `inputs` by shard, where they are known."""
+    by_row = bool(getattr(component, "fits_rows", False))
+    return work.fitting(
+        name or type(component).__name__, digests.of_component(component), FIT, pool, inputs, by_row=by_row
+    )
+
+
+def read_by_shard(pool: Pool, read: Mapping[str, Signal], columns: Mapping[str, Column]) -> list[str]:
+    """For every shard a digest of the signals and the parts of columns that are read of it."""
+    return [
+        digests.of_json([{key: one.identities[place] for key, one in read.items()}, digests_of(parts)])
+        for place in range(len(pool.shards))
+        for parts in [parts_of(pool, columns, place)]
+    ]
 
 
 def digests_of(columns: Mapping[str, Column]) -> dict[str, str]:
@@ -230,26 +265,32 @@ def _merged(earlier: Any, component: Any, key: str) -> Any:
 
 
 def measure_needs(
-    pool: Pool, needs: Iterable[Need], work: Workspace, given: Mapping[str, Signal] | None = None
+    pool: Pool,
+    needs: Iterable[Need],
+    work: Workspace,
+    given: Mapping[str, Signal] | None = None,
+    *,
+    lengths: bool = True,
 ) -> dict[str, Signal]:
     """Every signal that `needs` asks of one pool, by `Need.key`, each measured once, plus `lengths`, read everywhere.
 
-    Signals that a pass reads itself are measured before it.
+    Signals that a pass reads itself are measured before it. Without `lengths`: nothing but what is asked for; who looks
+    at texts alone need not wait for a tokenizer.
     """
     with workers_kept():
-        return _measured(pool, needs, work, given)
+        return _measured(pool, needs, work, given, lengths)
 
 
 def _measured(
-    pool: Pool, needs: Iterable[Need], work: Workspace, given: Mapping[str, Signal] | None
+    pool: Pool, needs: Iterable[Need], work: Workspace, given: Mapping[str, Signal] | None, lengths: bool = True
 ) -> dict[str, Signal]:
     signals: dict[str, Signal] = dict(given or {})
-    wanted = [Need(kind="signal", name="lengths"), *needs]
+    wanted = [*([Need(kind="signal", name="lengths")] if lengths else []), *needs]
     ordered = sorted({need.key: need for need in wanted if need.kind == "signal"}.values(), key=lambda need: need.key)
     for need in ordered:
         if need.key not in signals:
             component = pass_for(need, work)
-            signals = _measured(pool, component.needs, work, signals) if component.needs else signals
+            signals = _measured(pool, component.needs, work, signals, lengths) if component.needs else signals
             signals[need.key] = measure(pool, need.key, component, work, signals)
     return signals
 

@@ -53,6 +53,8 @@ def score(
     work: Workspace,
     given: Mapping[str, Signal] | None = None,
     columns: Mapping[str, Column] | None = None,
+    *,
+    lengths: bool = True,
 ) -> Scored:
     """All columns of `scorers` (name -> component); passes that are needed are run first, each once.
 
@@ -63,7 +65,7 @@ def score(
     everything = ordered(scorers, columns or {})
     for name, scorer in everything.items():
         work.check_roles(name, scorer.needs)
-    signals = measure_needs(pool, needs_of_scorers(everything), work, given)
+    signals = measure_needs(pool, needs_of_scorers(everything), work, given, lengths=lengths)
     found = _Found(pool, work, signals, dict(columns or {}))
     for name, scorer in everything.items():
         found.score(name, scorer, listed=name in scorers)
@@ -91,10 +93,10 @@ class _Found:
         columns = {column: self._column(column) for column in columns_needed(scorer)}
         notes = list(scorer.notes()) if hasattr(scorer, "notes") else []
         if hasattr(scorer, "fit"):
-            entry = fit(self.pool, scorer, self.work, read, columns)
+            entry, outcome = fit(self.pool, scorer, self.work, read, columns, name=name)
             shards = len(self.pool.shards)
             read[FIT] = Signal(FIT, (entry.path,) * shards, 0, entry.seconds, (entry.digest,) * shards)
-            notes += [entry.facts["note"]] if entry.facts.get("note") else []
+            notes += [note for note in (entry.facts.get("note"), outcome.note()) if note]
             self.facts[name] = entry.facts
         made = _columns(self.pool, name, scorer, read, columns, self.work)
         if twice := sorted(self.made.keys() & made.keys()):

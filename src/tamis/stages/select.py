@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tamis import digests
 from tamis.catalogue import SCORERS, build, nearest
 from tamis.errors import RecipeError
-from tamis.grouping import FIELDS
+from tamis.filtering import ROW_FIELDS, filter_rows, is_field, needs_of
 from tamis.pool import Pool
 from tamis.protocols import Mixer, Scorer, Selector
 from tamis.recipe import scorer_settings
@@ -67,7 +67,7 @@ def select(
     `target` and `existing` are measured and shown to the selector where it needs them. `weighing` gives the rows
     chosen, or their response tokens, weights for training.
     """
-    needs = needs_with(selector, mixer, weighing)
+    needs = [*needs_with(selector, mixer, weighing), *needs_of(where)]
     made = dict(columns or {}) | _score_needs(pool, needs, where, columns or {}, work, given)
     signals = measure_needs(pool, needs_on("pool", needs), work, given)
     views = {
@@ -172,31 +172,16 @@ def missing_columns(needs: Iterable[Need], where: str | None, have: Mapping[str,
         except RecipeError as error:
             scorer = column.partition("@")[0].partition(".")[0]
             if scorer not in SCORERS and ":" not in scorer:
-                hint = nearest(column, [*FIELDS, *SCORERS, *have])
+                hint = nearest(column, [*ROW_FIELDS, *SCORERS, *have])
                 raise RecipeError(f"there is no column {column!r}, and no scorer named {scorer!r}{hint}") from error
             scorers[scorer] = build("scorers", scorer, {})
     return scorers
-
-
-def is_field(name: str) -> bool:
-    """Whether a name in a filter means a field of the row and not a column."""
-    return name in FIELDS or name.startswith("meta.")
 
 
 def _filter(view: PoolView, where: str | None) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]:
     if where is None:
         return None, None
     return filter_rows(view, where)
-
-
-def filter_rows(view: PoolView, where: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(kept, not scored) of a filter: comparison with NaN is false, and rows that fail so are counted apart."""
-    from tamis.expressions import evaluate
-
-    def lookup(name: str) -> NDArray[Any]:
-        return view.groups(name) if is_field(name) else view.column(name).values
-
-    return evaluate(where, lookup, len(view))
 
 
 def _column_digests(columns: Mapping[str, Column], needs: Sequence[Need], where: str | None) -> dict[str, str]:
