@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from tamis.catalogue import CATALOGUE, build, load, nearest
+from tamis.cleaning.faults import check_clean
 from tamis.errors import RecipeError
 from tamis.graph import STAGE_SETTINGS, VERBS, Recipe, Stage, references, scorer_settings
 from tamis.grouping import FIELDS
-from tamis.heading import check_model, check_role, check_source, rating_stems
+from tamis.heading import check_model, check_refit, check_role, check_source, rating_stems
 from tamis.marked import Marked
 from tamis.models import ModelRef
 from tamis.values import Budget, Need
 
-HEAD = ("name", "about", "model", "judge", "reference", "pool", "target", "existing")
+HEAD = ("name", "about", "model", "judge", "reference", "pool", "target", "existing", "refit", "clean")
 GIVEN = ("pool", "target", "existing", "model")
 SIDES = {"target": "few_shot.jsonl", "existing": "trained_on.jsonl"}
 _KIND = {"train": "trainers", "pass": "passes", "select": "selectors", "evaluate": "evaluators"}
@@ -31,6 +32,8 @@ def assemble(path: Path, marked: Marked) -> Recipe | None:
             check_source(marked, (side,), values[side])
     if "pool" not in values:
         marked.fault((), "no pool is given; add `pool: {files: [my_data.jsonl]}`")
+    refit = check_refit(marked)
+    steps = check_clean(marked)
     stages = [stage for name, value in values.items() if name not in HEAD and (stage := _stage(marked, name, value))]
     ordered = _order(marked, stages)
     for stage in stages:
@@ -48,6 +51,8 @@ def assemble(path: Path, marked: Marked) -> Recipe | None:
         values=values,
         judge=judge,
         reference=reference,
+        refit=refit,
+        clean=steps,
     )
     for stage in ordered:
         if stage.verb == "compare":

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tamis.cleaning.steps import Step
 from tamis.errors import RecipeError
 from tamis.models import ModelRef
+from tamis.pins import Refit
 
 VERBS = ("train", "load", "pass", "score", "select", "compare", "evaluate", "export")
 # Settings of a stage that belong to the stage, not to its component.
@@ -62,6 +64,8 @@ class Recipe:
     existing: Mapping[str, Any] | None = None
     judge: ModelRef | None = None
     reference: ModelRef | None = None
+    refit: Refit = field(default_factory=Refit)
+    clean: tuple[Step, ...] = ()
 
     def stage(self, name: str) -> Stage:
         """A stage by name."""

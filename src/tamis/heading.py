@@ -11,6 +11,7 @@ from tamis.errors import DataError, RecipeError
 from tamis.graph import file_list
 from tamis.marked import Marked
 from tamis.models import ModelRef
+from tamis.pins import Refit
 
 SHIPPED_MODEL = "tamis:tiny-lm"
 SOURCES = ("files", "map", "sample", "source", "shard_rows", "max_bad", "columns")
@@ -24,6 +25,15 @@ def check_model(marked: Marked) -> ModelRef:
 def check_role(marked: Marked, role: str) -> ModelRef | None:
     """The judge or the reference model of a recipe, or None; faults are noted."""
     return _check_ref(marked, role, marked.values[role]) if role in marked.values else None
+
+
+def check_refit(marked: Marked) -> Refit:
+    """When what is fitted on the pool is fitted again; a fault is noted, and the default returned."""
+    try:
+        return Refit.parse(marked.values.get("refit", Refit()))
+    except RecipeError as error:
+        marked.fault(("refit",), str(error))
+        return Refit()
 
 
 def _check_ref(marked: Marked, role: str, given: Any) -> ModelRef:

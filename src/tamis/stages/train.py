@@ -45,6 +45,7 @@ class Training:
     seconds: float
     made: bool
     digest: str
+    notes: tuple[str, ...] = ()  # what a reader must know of it, in sentences
 
     @property
     def model(self) -> ModelRef:
@@ -85,6 +86,17 @@ class EvaluationJob:
 
 def train_one(job: TrainingJob) -> Training:
     """Train, or find the finished run; goes on where a killed run stopped."""
+    return training_from(train_entry(job))
+
+
+def training_from(entry: Entry, notes: Sequence[str] = ()) -> Training:
+    """The training of a store entry."""
+    checkpoints = tuple(Checkpoint(entry.path / name) for name in entry.facts["checkpoints"])
+    return Training(checkpoints, entry.facts, entry.seconds, entry.made, entry.digest, tuple(notes))
+
+
+def train_entry(job: TrainingJob) -> Entry:
+    """The store entry of a training, made or found."""
     trainer = build("trainers", job.trainer, job.settings)
     hooks = _hooks(job, trainer)
     identity = digests.of_component(
@@ -121,9 +133,7 @@ def train_one(job: TrainingJob) -> Training:
             "trained_tokens": rows.trained_tokens,
         }
 
-    entry = job.store.get_or_make(TRAINING, identity, make, about=trainer, resumable=True)
-    checkpoints = tuple(Checkpoint(entry.path / name) for name in entry.facts["checkpoints"])
-    return Training(checkpoints, entry.facts, entry.seconds, entry.made, entry.digest)
+    return job.store.get_or_make(TRAINING, identity, make, about=trainer, resumable=True)
 
 
 def not_heard(trainer: Any, hooks: Mapping[str, Any]) -> str:

@@ -1,0 +1,65 @@
+"""Training on a sample that the stage draws of the pool itself, as a warm-up does: a fit, which may stay (`pins`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tamis import digests
+from tamis.catalogue import build
+from tamis.pins import Fitting
+from tamis.pool import Pool
+from tamis.protocols import Selector
+from tamis.recipe import Stage
+from tamis.stages.measure import Signal, read_by_shard
+from tamis.stages.select import select
+from tamis.stages.train import TRAINING, Training, TrainingJob, train_entry, training_from
+from tamis.stages.workspace import Workspace
+from tamis.values import Budget, Column, Subset
+
+
+def drawn_by(stage: Stage) -> Selector:
+    """The selector that draws the sample of a stage with `on: {select: …, budget: …}`."""
+    on: Mapping[str, Any] = stage.settings["on"]
+    selector: Selector = build(
+        "selectors", str(on["select"]), {key: value for key, value in on.items() if key not in ("select", "budget")}
+    )
+    return selector
+
+
+def fitting_of(stage: Stage, pool: Pool, target: Pool | None, work: Workspace, inputs: Sequence[str] | None) -> Fitting:
+    """The training of a stage as a fit over the pool. What hooks record of single rows does not outlive new rows."""
+    trainer = build("trainers", stage.component, stage.own)
+    hooks = stage.settings.get("hooks")
+    about = {
+        "trainer": digests.of_component(trainer, {"reads": dict(getattr(trainer, "reads", {}))}),
+        "on": stage.settings["on"],
+        "seed": stage.settings.get("seed", 0),
+        "hooks": [hooks, target] if hooks else None,
+    }
+    return work.fitting(stage.name, about, TRAINING, pool, inputs, by_row=bool(hooks))
+
+
+def train_on_sample(
+    stage: Stage,
+    pool: Pool,
+    target: Pool | None,
+    work: Workspace,
+    given: Mapping[str, Signal],
+    columns: Mapping[str, Column],
+    job_of: Callable[[Subset], TrainingJob],
+) -> Training:
+    """Draw the sample and train on it, or find what was drawn and trained before the pool changed."""
+    selector = drawn_by(stage)
+    read = {need.key: given[need.key] for need in selector.needs if need.key in given}
+    own = columns if any(need.kind == "column" for need in selector.needs) else {}
+
+    def drawn_and_trained() -> Any:
+        budget = Budget.parse(stage.settings["on"]["budget"])
+        chosen = select(pool, selector, budget, work, name=stage.name, given=given, columns=columns)
+        return train_entry(job_of(chosen.subset))
+
+    fitting = fitting_of(stage, pool, target, work, read_by_shard(pool, read, own))
+    entry, fit = fitting.entry(drawn_and_trained)
+    work.work.note_fit(fit)
+    return training_from(entry, [note for note in [fit.note()] if note])

@@ -1,0 +1,182 @@
+"""What was fitted on a pool stays pinned while little of it is new, and nothing that is done is done again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import small
+from small import Run, World
+from tamis.errors import RecipeError
+from tamis.pins import Age, Fit, Fitting, Refit
+from tamis.pool import Pool, Shard
+from tamis.store import Entry, Store, write_json
+
+LESS = """\
+name: delta
+model: {{name: {model}, max_tokens: 96, dtype: float32}}
+pool: {{files: [{folder}/pool/*.jsonl], shard_rows: 8}}
+target: {{files: [{folder}/target.jsonl]}}
+scores: {{score: [perplexity]}}
+warmup:
+  {{train: lora, on: {{select: random, budget: 16, seed: 1}}, epochs: 1, keep: every-epoch, rank: 2, alpha: 4,
+   batch_rows: 4}}
+influence: {{pass: influence, checkpoints: "@warmup", target: "@target"}}
+subset: {{select: less, from: "@influence", budget: 25%}}
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    made = small.make_world(tmp_path_factory.mktemp("world"))
+    text = LESS.format(model=made.folder / "model", folder=made.folder)
+    recipe = made.folder / "delta.yaml"
+    recipe.write_text(text, encoding="utf-8")
+    return dataclasses.replace(made, recipe=recipe)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def grown(world: World, work: Path) -> tuple[Run, dict[str, dict[str, int]], Run]:
+    """A first run, what then lay in the store, and the run after a file of 8 rows came to a pool of 64."""
+    first = small.conduct(world, work)
+    before = {kind: small.finished(work, kind) for kind in ("signal", "training", "columns")}
+    world.append()
+    return first, before, small.conduct(world, work)
+
+
+def test_after_an_append_no_old_gradient_and_no_old_token_signal_is_made_again(
+    grown: tuple[Run, dict[str, dict[str, int]], Run], work: Path
+) -> None:
+    _, before, second = grown
+    for name in ("influence", "tokens", "lengths"):
+        assert second.made(name)[0] == 1, name  # the shard of the new file, of nine and more
+    after = {kind: small.finished(work, kind) for kind in before}
+    assert after["training"] == before["training"]
+    assert len(after["signal"]) == len(before["signal"]) + 3
+    for kind, entries in before.items():
+        assert entries.items() <= after[kind].items(), f"{kind}: an entry was written again"
+
+
+def test_the_age_of_the_warm_up_is_told(grown: tuple[Run, dict[str, dict[str, int]], Run]) -> None:
+    first, _, second = grown
+    assert [one["how"] for one in first.manifest["fits"]] == ["made"]
+    fit = next(one for one in second.manifest["fits"] if one["name"] == "warmup")
+    assert (fit["how"], fit["age"]["unseen"], fit["age"]["vanished"]) == ("kept", 8, 0)
+    note = next(note for note in second.manifest["notes"] if note.startswith("warmup"))
+    assert "has not seen 11 % of the pool (8 rows)" in note
+    assert note in " ".join((second.folder / "report.html").read_text(encoding="utf-8").split())
+
+
+def test_the_subset_is_that_of_a_full_recompute_with_the_same_warm_up(
+    world: World, work: Path, grown: tuple[Run, dict[str, dict[str, int]], Run], tmp_path: Path
+) -> None:
+    for kept in ("store/training", "pins"):
+        shutil.copytree(work / kept, tmp_path / "again" / kept)
+    again = small.conduct(world, tmp_path / "again")
+    made, shards = again.made("influence")
+    assert made == shards > 8
+    assert again.manifest["fits"][0]["how"] == "kept"
+    assert pq.read_table(again.folder / "subset.parquet").equals(pq.read_table(grown[2].folder / "subset.parquet"))
+
+
+def test_refit_always_trains_the_warm_up_anew(
+    world: World, work: Path, grown: tuple[Run, dict[str, dict[str, int]], Run]
+) -> None:
+    last = small.conduct(world, work, ["refit=always"])
+    fit = last.manifest["fits"][0]
+    assert fit["how"] == "refitted" and "has not seen" in fit["why"] and last.made("influence")[0] > 8
+    assert len(small.finished(work, "training")) == 2
+    assert any("warmup: fitted anew" in note for note in last.manifest["notes"])
+
+
+def shard(folder: Path, name: str, keys: list[str]) -> Shard:
+    import pyarrow as pa
+
+    place = folder / name
+    place.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"key": keys}), place / "rows.parquet")
+    return Shard(place, f"digest of {name}", len(keys))
+
+
+def fitting(folder: Path, *shards: Shard, refit: str = "20%", inputs: str = "", by_row: bool = False) -> Fitting:
+    return Fitting(
+        "it",
+        "fit",
+        "fit",
+        Pool(shards),
+        [f"{inputs}{one.digest}" for one in shards],
+        folder,
+        Store(folder / "store"),
+        Refit.parse(refit),
+        by_row,
+    )
+
+
+def outcome(of: Fitting) -> Fit:
+    def make() -> Entry:
+        return of.store.get_or_make("fit", of.pool.digest, lambda folder: write_json(folder / "x.json", 1))
+
+    return of.entry(make)[1]
+
+
+def test_rows_are_counted_by_key_where_shards_came_together_anew(tmp_path: Path) -> None:
+    one, two = shard(tmp_path, "one", ["a", "b", "c"]), shard(tmp_path, "two", ["d", "e"])
+    assert outcome(fitting(tmp_path, one, two)).how == "made"
+    assert outcome(fitting(tmp_path, one, two)) == dataclasses.replace(
+        outcome(fitting(tmp_path, one, two)), how="kept", age=Age(5, 0, 0)
+    )
+    longer = shard(tmp_path, "longer", ["d", "e", "f"])
+    kept = outcome(fitting(tmp_path, one, longer))
+    assert (kept.how, kept.age) == ("kept", Age(6, 1, 0))
+    assert outcome(fitting(tmp_path, one, longer, refit="10%")).how == "refitted"
+
+
+def test_vanished_rows_count_and_the_best_pin_is_taken(tmp_path: Path) -> None:
+    parts = [shard(tmp_path, str(number), [f"{number}-{row}" for row in range(10)]) for number in range(10)]
+    outcome(fitting(tmp_path, *parts))
+    kept = outcome(fitting(tmp_path, *parts[1:]))
+    assert (kept.how, kept.age) == ("kept", Age(90, 0, 10))
+    assert "saw 10 rows that are gone" in kept.note()
+    refitted = outcome(fitting(tmp_path, *parts[3:]))
+    assert refitted.how == "refitted" and "30 rows that are gone" in refitted.why
+    assert outcome(fitting(tmp_path, *parts)).age == Age(100, 0, 0)  # the first is still pinned
+    assert outcome(fitting(tmp_path, *parts[4:])).age == Age(60, 0, 10)  # and here the second is nearer
+    assert outcome(fitting(tmp_path, shard(tmp_path, "other", ["x"]))).how == "made"
+
+
+def test_never_keeps_whatever_has_come_but_not_for_another_pool(tmp_path: Path) -> None:
+    one, two = shard(tmp_path, "one", ["a"]), shard(tmp_path, "two", [str(row) for row in range(99)])
+    outcome(fitting(tmp_path, one))
+    assert outcome(fitting(tmp_path, one, two, refit="never")).how == "kept"
+    assert outcome(fitting(tmp_path, two, refit="never")).how == "made"
+
+
+def test_what_reads_otherwise_is_gone_or_holds_rows_is_fitted_anew(tmp_path: Path) -> None:
+    one, two = shard(tmp_path, "one", list("abcdefghij")), shard(tmp_path, "two", ["z"])
+    outcome(fitting(tmp_path, one))
+    assert (
+        outcome(fitting(tmp_path, one, two, inputs="other ")).why
+        == "what it reads of rows that it had seen has changed"
+    )
+    for file in (tmp_path / "pins" / "fit").glob("*.json"):
+        if len(json.loads(file.read_text())["shards"]) > 1:
+            file.unlink()
+    assert "numbers of single rows" in outcome(fitting(tmp_path, one, two, by_row=True)).why
+    shutil.rmtree(tmp_path / "store")
+    assert outcome(fitting(tmp_path, one, two)).why == "what had been fitted is no longer in the store"
+
+
+@pytest.mark.parametrize("text", ["often", "-1%", "120%", "when", ""])
+def test_a_refit_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match="not understood"):
+        Refit.parse(text)
