@@ -33,6 +33,7 @@ class Blend:
     normalise: Scale = "rank"
     per: str | None = None
     revision: ClassVar[int] = 1
+    fits_rows: ClassVar[bool] = True  # numbers of single rows: new ones have none until it is fitted anew
 
     def __post_init__(self) -> None:
         if not self.columns or not any(self.columns.values()):

@@ -40,6 +40,7 @@ class ConceptLabel:
     label: str = ANSWER
     least: int = 5
     revision: ClassVar[int] = 1
+    fits_rows: ClassVar[bool] = True  # numbers of single rows: new ones have none until it is fitted anew
 
     def __post_init__(self) -> None:
         from tamis import concepts

@@ -44,6 +44,7 @@ class DatasetComplexity:
     most: int = 2000
     seed: int = 0
     revision: ClassVar[int] = 1
+    fits_rows: ClassVar[bool] = True  # numbers of single groups: new ones have none until it is fitted anew
 
     def __post_init__(self) -> None:
         check_field("dataset-complexity", "by", self.by)

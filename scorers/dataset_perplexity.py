@@ -36,6 +36,7 @@ class MassiveSft:
     by: str = "source"
     over: Literal["response", "whole"] = "response"
     revision: ClassVar[int] = 1
+    fits_rows: ClassVar[bool] = True  # numbers of single groups: new ones have none until it is fitted anew
 
     def __post_init__(self) -> None:
         check_field("massive-sft", "by", self.by)
@@ -107,6 +108,7 @@ class UitDenoising:
     candidate: str = "meta.candidate"
     mean: Literal["tokens", "batches"] = "tokens"
     revision: ClassVar[int] = 1
+    fits_rows: ClassVar[bool] = True  # numbers of single groups: new ones have none until it is fitted anew
 
     def __post_init__(self) -> None:
         check_field("uit-denoising", "task", self.task)

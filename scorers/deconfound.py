@@ -42,6 +42,7 @@ class Deconfound:
     form: Form = "spline"
     folds: int = 5
     revision: ClassVar[int] = 1
+    fits_rows: ClassVar[bool] = True  # numbers of single rows: new ones have none until it is fitted anew
 
     def __post_init__(self) -> None:
         if self.folds < 2 or not self.on:

@@ -54,6 +54,7 @@ class Ds2:
     confidence: float = 0.5
     seed: int = 0
     revision: ClassVar[int] = 1
+    fits_rows: ClassVar[bool] = True  # numbers of single rows: new ones have none until it is fitted anew
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.rounds < 1 or not 0 < self.voters <= 1:

@@ -33,6 +33,7 @@ class InsTag:
     tags: str = "meta.tags"
     rounds: int = 10
     revision: ClassVar[int] = 1
+    fits_rows: ClassVar[bool] = True  # numbers of single rows: new ones have none until it is fitted anew
 
     def __post_init__(self) -> None:
         from tamis import concepts

@@ -157,7 +157,7 @@ class Dart:
 
         p, reasons = _rates(have)
         hardest = float(have["fit"]["hardest"][0])
-        shares = (1.0 - p) / hardest if hardest > 0 else np.zeros_like(p)
+        shares = np.minimum((1.0 - p) / hardest, 1.0) if hardest > 0 else np.zeros_like(p)  # newer rows may be harder
         wanted = {
             "prop2diff": np.maximum(np.ceil(self.k_p * shares - 1e-9), 1.0),  # 1e-9: for the last digit of a quotient
             "uniform": np.full(len(p), float(self.k_u)),
@@ -208,7 +208,9 @@ class Vps:
 
         scores, reasons = self._scores(have)
         low, high = have["fit"]["bounds"].tolist()
-        weight = (scores - low) / (high - low) if high > low else np.ones_like(scores)
+        weight = (
+            np.clip((scores - low) / (high - low), 0, 1) if high > low else np.ones_like(scores)
+        )  # of newer rows too
         unit = "variance" if not self.beta else f"{self.alpha:g} variance + {self.beta:g} {self.diversity}"
         return {"score": _column(scores, unit, reasons), "weight": _column(weight, "share of the range", reasons)}
 

@@ -12,6 +12,7 @@ import pytest
 
 import small
 from small import Run, World
+from tamis.catalogue import CATALOGUE, load
 from tamis.errors import RecipeError
 from tamis.pins import Age, Fit, Fitting, Refit
 from tamis.pool import Pool, Shard
@@ -171,9 +172,21 @@ def test_what_reads_otherwise_is_gone_or_holds_rows_is_fitted_anew(tmp_path: Pat
     for file in (tmp_path / "pins" / "fit").glob("*.json"):
         if len(json.loads(file.read_text())["shards"]) > 1:
             file.unlink()
-    assert "numbers of single rows" in outcome(fitting(tmp_path, one, two, by_row=True)).why
+    assert "numbers of single rows or groups" in outcome(fitting(tmp_path, one, two, by_row=True)).why
     shutil.rmtree(tmp_path / "store")
     assert outcome(fitting(tmp_path, one, two)).why == "what had been fitted is no longer in the store"
+
+
+def test_fits_that_keep_numbers_of_rows_say_so() -> None:
+    """Those that look their rows up by key or by the name of a group cannot serve a row that they have not seen."""
+    fitted = [load(kind, name) for kind in ("scorers", "passes") for name in CATALOGUE[kind] if _fits(kind, name)]
+    assert {one.__name__ for one in fitted if not getattr(one, "fits_rows", False)} == {
+        *("CotTrace", "Dart", "Vps", "InContext", "Landmarks")
+    }
+
+
+def _fits(kind: str, name: str) -> bool:
+    return hasattr(load(kind, name), "fit")
 
 
 @pytest.mark.parametrize("text", ["often", "-1%", "120%", "when", ""])

@@ -53,6 +53,7 @@ class Utility:
     """
 
     revision: ClassVar[int] = 2
+    fits_rows: ClassVar[bool] = True  # numbers of single rows: new ones have none until it is fitted anew
     unaligned: ClassVar[tuple[str, ...]] = ("target_key", "target_bare_distance", "target_bare_nll")
 
     model: ModelRef

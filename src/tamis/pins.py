@@ -105,8 +105,8 @@ class Fitting:
     """One fit over a pool, to be kept or made: `identity` is that of the fit without the pool, `kind` the entry's.
 
     `inputs`: for every shard of the pool a digest of what the fit reads of it beside the rows; None where that is not
-    known yet, and is not looked at. `by_row`: it holds numbers of single rows, of which new ones have none, so that it
-    is made anew at any change.
+    known yet, and is not looked at. `by_row`: it holds numbers of single rows or groups, of which new ones have none,
+    so that it is made anew at any change.
     """
 
     name: str
@@ -149,7 +149,7 @@ class Fitting:
         if self.inputs is not None and self._reads_otherwise(pin, self.inputs):
             return "what it reads of rows that it had seen has changed"
         if self.by_row and age.share:
-            return "it holds numbers of single rows, and the pool has changed"
+            return "it holds numbers of single rows or groups, and the pool has changed"
         if self.refit.share is not None and age.share > self.refit.share:
             return f"it {age} (refit: {self.refit})"
         return ""

@@ -57,6 +57,8 @@ class Scorer(Component, Protocol):
     """Pure function of signals and columns, one shard at a time.
 
     One that must see the pool once has `fit(view) -> (arrays, facts)`, kept as those of a pass are; `notes()` too.
+    What was fitted stays while little of the pool is new to it (`tamis.pins`), and must serve rows that it has not
+    seen; one whose arrays hold numbers of single rows or groups says `fits_rows = True`, and is fitted at any change.
     """
 
     def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
