@@ -1,0 +1,154 @@
+"""The search of a whole pool, shard by shard: which item stands in which row, where, and how much of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from tamis.contamination.finding import Finder, Hits, Pairs, Said, pairs_of
+from tamis.contamination.items import Item, Looked
+from tamis.contamination.letters import Stream, offsets_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from tamis.pool import Pool
+
+FILE = "contamination.parquet"
+EXCERPT = 300  # characters of a span that the table holds
+Numbers = Literal["keep", "any"]
+
+
+def schema() -> pa.Schema:
+    """Arrow schema of the table of spans: one line a span, or one for a row near an item by its embedding.
+
+    `place`, `key`: the row. `field` (messages, chosen or rejected), `message` (its number in that field), `start`, `end`
+    (characters of its content): the span, whose first 300 characters are `text`. `set`, `item`, `position`: file, key
+    and position of the evaluation item, `part` (prompt or answer) what of it. `kind`: `words`, `whole` (a short text),
+    `numbers` (other numbers in it) or `embedding`. `score`: share of the item that the row holds, or the cosine.
+    """
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int64()
+    return pa.schema(
+        [
+            *[("place", number), ("key", text), ("field", text), ("message", pa.int32()), ("start", number)],
+            *[("end", number), ("text", text), ("set", text), ("item", text), ("position", number), ("part", text)],
+            *[("kind", text), ("score", pa.float32())],
+        ]
+    )
+
+
+def search(pool: Pool, looked: Looked, coverage: float) -> pa.Table:
+    """Every span of every item of which the share `coverage` stands in a row, in the order of the rows.
+
+    Memory: what is looked for (about 40 bytes a token of the items), one shard, and what was found.
+    """
+    import pyarrow as pa
+
+    finder = Finder(looked)
+    tables = [schema().empty_table()]
+    for start, shard in zip(pool.starts, pool.shards, strict=False):
+        said = Said.of(shard)
+        records = list(_found(said, finder, coverage))
+        if records:
+            keys = shard.table(["key"]).column("key").to_pylist()
+            for record in records:
+                record |= {"place": start + record["place"], "key": keys[record["place"]]}
+            tables.append(pa.Table.from_pylist(records, schema()))
+    return pa.concat_tables(tables)
+
+
+def _found(said: Said, finder: Finder, coverage: float) -> Iterator[dict[str, Any]]:
+    """The lines of a shard, `place` within it."""
+    import numpy as np
+
+    stream = Stream.of(said.texts)
+    hits = finder.hits(stream)
+    if not len(hits.starts):
+        return
+    texts = stream.text_of(hits.starts)
+    rows = np.asarray(said.rows, np.int64)[texts]
+    pairs = pairs_of(hits, rows, finder.looked, coverage)
+    for number in range(len(pairs.rows)):
+        kind = "whole" if pairs.whole[number] else "words"
+        if kind == "words" and _other_numbers(pairs, number, hits, said, finder.looked):
+            kind = "numbers"
+        item = finder.looked.items[int(pairs.items[number])]
+        about = {"place": int(pairs.rows[number]), "kind": kind, "score": float(pairs.coverage[number])}
+        about |= {"set": item.set, "item": item.key, "position": item.position, "part": item.part}
+        for text, start, end in _spans(pairs.hits[number], hits, texts):
+            yield about | _span(said, text, start - int(stream.texts[text]), end - int(stream.texts[text]))
+
+
+def _spans(own: NDArray[np.int64], hits: Hits, texts: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+    """(text, first letter, end) of the stretches that the hits of a pair make together."""
+    open_: tuple[int, int, int] | None = None
+    for text, start, end in sorted(zip(*(one[own].tolist() for one in (texts, hits.starts, hits.ends)), strict=True)):
+        if open_ is not None and open_[0] == text and start <= open_[2]:
+            open_ = (text, open_[1], max(end, open_[2]))
+            continue
+        if open_ is not None:
+            yield open_
+        open_ = (text, start, end)
+    if open_ is not None:
+        yield open_
+
+
+def _span(said: Said, text: int, start: int, end: int) -> dict[str, Any]:
+    whole = said.texts[text]
+    _, places = _offsets(whole)
+    first, last = places[start], places[end - 1] + 1
+    where = {"field": said.fields[text], "message": said.places[text], "start": first, "end": last}
+    return {**where, "text": whole[first:last][:EXCERPT].encode("utf-8", "replace").decode("utf-8")}
+
+
+_offsets = functools.lru_cache(maxsize=64)(offsets_of)
+
+
+def _other_numbers(pairs: Pairs, number: int, hits: Hits, said: Said, looked: Looked) -> bool:
+    """Whether a number of the item is another one in the row.
+
+    That is a number that counts, was not found, and stands in no text of the row; between two runs that were found, or
+    so near the item's beginning or end that one changed word explains that no run was found there. Where more is
+    missing, as the choices behind a question, it is missing and not changed.
+    """
+    import numpy as np
+
+    own, item = pairs.hits[number], int(pairs.items[number])
+    start, end = int(looked.starts[item]), int(looked.starts[item + 1])
+    found = np.zeros(end - start, bool)
+    for first, tokens in zip(hits.first[own].tolist(), hits.tokens[own].tolist(), strict=True):
+        found[first : first + tokens] = True
+    lost = np.flatnonzero(~found & looked.numbers[start:end] & looked.counts[start:end])
+    if not len(lost):
+        return False
+    inside, size = np.flatnonzero(found), looked.rules.n
+    first, last = int(inside[0]), int(inside[-1])
+    lost = lost[((lost > first) | (first < size)) & ((lost < last) | (end - start - 1 - last < size))]
+    wanted = {token for place, token in enumerate(_tokens(looked.items[item])) if place in set(lost.tolist())}
+    if not wanted:
+        return False
+    row = int(pairs.rows[number])
+    return not wanted <= _numbers(tuple(text for text, owner in zip(said.texts, said.rows, strict=True) if owner == row))
+
+
+@functools.lru_cache(maxsize=4096)
+def _tokens(item: Item) -> tuple[str, ...]:
+    """The tokens of an item as they stand in the stream."""
+    return tuple(_cut(Stream.of([item.text])))
+
+
+@functools.lru_cache(maxsize=16)
+def _numbers(texts: tuple[str, ...]) -> frozenset[str]:
+    """Every number in some texts."""
+    return frozenset(token for token in _cut(Stream.of(texts)) if token[0].isdecimal())
+
+
+def _cut(stream: Stream) -> Iterator[str]:
+    letters = "".join(map(chr, stream.letters.tolist()))
+    bounds = [*stream.tokens.tolist(), len(letters)]
+    return (letters[start:end] for start, end in zip(bounds, bounds[1:], strict=False))
