@@ -349,13 +349,13 @@ def test_unchanged_files_are_not_parsed_again_and_new_ones_only_add(
     from tamis.ingest import readers
 
     parsed: list[str] = []
-    real = readers.read
+    real = readers.blocks
 
     def watched(path: Path, packed: Any) -> Any:
         parsed.append(path.name)
         return real(path, packed)
 
-    monkeypatch.setattr(readers, "read", watched)
+    monkeypatch.setattr(readers, "blocks", watched)
     (tmp_path / "b.jsonl").write_bytes(jsonl(ROWS[:1]))
     store = Store(tmp_path / "store")
     both = ingest([str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")], store, shard_rows=3)
@@ -367,8 +367,9 @@ def test_unchanged_files_are_not_parsed_again_and_new_ones_only_add(
 
 
 def test_a_walk_that_breaks_keeps_its_shards_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tamis.ingest import formats
+    from tamis.ingest import formats, readers
 
+    monkeypatch.setattr(readers, "BLOCK_ROWS", 2)
     whole = read(tmp_path, "a.jsonl", jsonl(ROWS), shard_rows=2)
     store = Store(tmp_path / "other")
     real, seen = formats.draft, Counter[str]()

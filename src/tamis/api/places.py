@@ -13,7 +13,7 @@ from tamis.errors import RecipeError
 from tamis.models import ModelRef
 from tamis.pool import MANIFEST, Pool
 from tamis.stages.workspace import Workspace
-from tamis.values import Need
+from tamis.values import Machine, Need
 
 log = logging.getLogger(__name__)
 Files = str | Sequence[str]
@@ -74,7 +74,8 @@ def open_pool(
     if len(names) == 1 and (Path(names[0]) / MANIFEST).is_file():
         return Pool.open(Path(names[0]))
     store = Store(Path(out)) if out is not None else work_of(work).store
-    pool = ingest(names, store, sample=Sample(**sample) if sample else None, **settings)
+    on = work.machine if isinstance(work, Workspace) else Machine(workers=len(os.sched_getaffinity(0)))
+    pool = ingest(names, store, sample=Sample(**sample) if sample else None, on=on, **settings)
     if out is not None:
         pool.save(Path(out) / MANIFEST)
     elif refused := sum(int(file.get("quarantined", 0)) for file in pool.files):

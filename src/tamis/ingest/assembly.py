@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
+import heapq
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tamis.errors import DataError, RecipeError
-from tamis.ingest import mappings, readers, sources
+from tamis.ingest import blocks, mappings, readers, sources
 from tamis.ingest.judging import Input, Sample, origin_of
 from tamis.ingest.rejects import Rejects
-from tamis.pool import REJECTS, ROWS, Pool, Shard, schema
-from tamis.store import Entry, Store
+from tamis.pool import REJECTS, ROWS, Pool, Shard
+from tamis.store import Entry, Store, scratch
+from tamis.values import Machine
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def ingest(
@@ -27,6 +31,7 @@ def ingest(
     mapping: Mapping[str, Any] | None = None,
     sample: Sample | None = None,
     shard_rows: int = 1024,
+    on: Machine | None = None,
 ) -> Pool:
     """Read files into a pool of Parquet shards; what cannot be used is quarantined, never lost.
 
@@ -34,8 +39,9 @@ def ingest(
     themselves (default: the file name). `mapping`: fields, turns and roles, see `tamis.ingest.mappings`.
     A file that has not changed is not parsed again; a new file only adds shards, and so do new rows at the end of a
     file, but for its last shard where that is not full. For every file of the pool
-    rows = kept + quarantined + dropped. Raises DataError naming every input that is missing, RecipeError for a wrong
-    mapping.
+    rows = kept + quarantined + dropped. `on`: the machine whose workers share large files (default: this process
+    alone); the pool is the same to the last bit. Raises DataError naming every input that is missing, RecipeError for
+    a wrong mapping.
     """
     entries = mappings.flatten(mapping)
     mappings.check_mapping(entries)
@@ -46,8 +52,8 @@ def ingest(
     facts: list[dict[str, Any]] = []
     rejects: list[Path] = []
     seen: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="remote-", dir=store.root) as scratch:
-        for found in sources.resolve(files, Path(scratch)):
+    with scratch(store.root) as copies:
+        for found in sources.resolve(files, copies):
             digest = found.digest()
             given = {**found.mapping, **entries}
             mappings.check_mapping(given)
@@ -58,7 +64,7 @@ def ingest(
             origin = origin_of(found.file, first, seen[alike])
             seen[alike] += 1
             item = Input(found, digest, origin, packed, name, given or None, sample, shard_rows)
-            entry, made = _ingest_file(item, store)
+            entry, made = _ingest_file(item, store, on or Machine())
             shards += made
             rejects.append(entry.file(REJECTS))
             about = {key: value for key, value in entry.facts.items() if key != "shards"}
@@ -66,16 +72,16 @@ def ingest(
     return Pool(tuple(shards), tuple(facts), tuple(rejects))
 
 
-def _ingest_file(item: Input, store: Store) -> tuple[Entry, list[Shard]]:
+def _ingest_file(item: Input, store: Store, on: Machine) -> tuple[Entry, list[Shard]]:
     """Get the file's rejects entry, whose facts name its shards; parse only if a part of it is missing."""
     identity = item.identity()
     for _ in range(2):
-        entry = store.get_or_make("rejects", identity, _Parsing(item, store).into)
+        entry = store.get_or_make("rejects", identity, _Parsing(item, store, on).into)
         shards = [store.get("shard", name) for name in entry.facts["shards"]]
         found = [Shard(shard.path, shard.digest, shard.facts["rows"]) for shard in shards if shard is not None]
         if len(found) == len(shards):
             return entry, found
-        shutil.rmtree(entry.path)  # a shard was lost from outside: parse again
+        store.discard(entry, "a shard of it is gone")  # parse again
     raise DataError(f"{item.source.name}: its shards vanish while it is read; is something deleting {store.root}?")
 
 
@@ -85,29 +91,23 @@ class _Parsing:
 
     item: Input
     store: Store
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    on: Machine
+    waiting: list[pa.Table] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     forms: Counter[str] = field(default_factory=Counter)
 
     def into(self, folder: Path) -> dict[str, Any]:
         """Write the rejects into `folder` and the shards into the store; returns the counts."""
-        taken = _taken(self.item)
-        with Rejects(folder / REJECTS, self.item) as rejects:
-            for verdict in self.item.judged():
-                self.counts["rows"] += 1
-                if verdict.row is None:
-                    self.counts["quarantined"] += 1
-                    rejects.add(verdict.record, "quarantined", "ingest", verdict.reason)
-                    continue
-                self.forms[verdict.form] += 1
-                if taken is not None and verdict.record.position not in taken:
-                    self.counts["dropped"] += 1
-                    rejects.add(verdict.record, "dropped", "sample", _not_sampled(self.item.sample))
-                    continue
-                self._keep(verdict.row)
-        if self.rows:
-            self._close_shard()
+        tasks = blocks.tasks(self.item, _taken(self.item, self.on))
+        with Rejects(folder / REJECTS) as rejects:
+            for judged in blocks.shared_out(blocks.judge, tasks, self.on):
+                self.counts.update(judged.counts)
+                self.forms.update(judged.forms)
+                rejects.add(judged.rejects)
+                self._keep(judged.rows)
+        if sum(map(len, self.waiting)):
+            self._close_shard(self._joined())
         form = self.forms.most_common(1)
         return {
             "format": f"{self.item.packed}: {form[0][0]}" if form else str(self.item.packed),
@@ -115,42 +115,45 @@ class _Parsing:
             "shards": self.shards,
         }
 
-    def _keep(self, row: dict[str, Any]) -> None:
-        self.counts["kept"] += 1
-        self.rows.append(row)
-        if len(self.rows) == self.item.shard_rows:
-            self._close_shard()
+    def _keep(self, rows: pa.Table) -> None:
+        """Write the shards that these rows complete; the rest waits."""
+        self.waiting.append(rows)
+        if sum(map(len, self.waiting)) < self.item.shard_rows:
+            return
+        whole, size = self._joined(), self.item.shard_rows
+        full = len(whole) - len(whole) % size
+        for start in range(0, full, size):
+            self._close_shard(whole.slice(start, size))
+        self.waiting = [whole.slice(full)]
 
-    def _close_shard(self) -> None:
+    def _joined(self) -> pa.Table:
         import pyarrow as pa
+
+        return pa.concat_tables(self.waiting)
+
+    def _close_shard(self, rows: pa.Table) -> None:
         import pyarrow.parquet as pq
 
-        table = pa.Table.from_pylist(self.rows, schema=schema())
+        table = rows.combine_chunks()  # bytes of the file must not depend on how the blocks were cut
 
         def make(folder: Path) -> dict[str, Any]:
             pq.write_table(table, folder / ROWS, compression="zstd")
             return {"rows": table.num_rows}
 
-        identity = self.item.identity_of_shard([row["key"] for row in self.rows])
+        identity = self.item.identity_of_shard(table.column("key").to_pylist())
         self.store.get_or_make("shard", identity, make)
         self.shards.append(identity)
-        self.rows = []
 
 
-def _not_sampled(sample: Sample | None) -> str:
-    assert sample is not None
-    return f"not in the sample of {sample.rows} rows a file (seed {sample.seed}, skip {sample.skip})"
-
-
-def _taken(item: Input) -> frozenset[int] | None:
-    """Positions that the sample takes; None for all. Costs a walk of its own over the file, but no memory for rows."""
+def _taken(item: Input, on: Machine) -> list[int] | None:
+    """Positions that the sample takes, sorted; None for all. Costs a walk of its own over the file."""
     sample = item.sample
     if sample is None:
         return None
-    good = [verdict.record.position for verdict in item.judged() if verdict.row is not None]
+    good = itertools.chain.from_iterable(blocks.shared_out(blocks.good, blocks.tasks(item), on))
 
     def rank(position: int) -> tuple[bytes, int]:
         text = f"{sample.seed}:{item.digest}:{position}".encode()
         return hashlib.blake2b(text, digest_size=8).digest(), position
 
-    return frozenset(sorted(good, key=rank)[sample.skip : sample.skip + sample.rows])
+    return sorted(heapq.nsmallest(sample.skip + sample.rows, good, key=rank)[sample.skip :])

@@ -10,7 +10,7 @@ from tamis import digests
 from tamis.contents import content_digest
 from tamis.errors import RecipeError
 from tamis.ingest import formats, readers
-from tamis.ingest.readers import Container
+from tamis.ingest.readers import Block, Container
 from tamis.ingest.records import EXCERPT, Record
 from tamis.ingest.sources import Source
 from tamis.ingest.turns import RowFault
@@ -85,9 +85,16 @@ class Input:
         settings = {"mapping": self.mapping, "source": self.default_source, "file": self.source.file}
         return digests.of_json({"revision": REVISION, "keys": list(keys), **settings})
 
-    def judged(self) -> Iterator[Verdict]:
-        """Every record of the file with its verdict, in order."""
-        for record in readers.read(self.source.path, self.packed):
+    @property
+    def not_sampled(self) -> str:
+        """The reason of a good row that the sample leaves out."""
+        sample = self.sample
+        assert sample is not None
+        return f"not in the sample of {sample.rows} rows a file (seed {sample.seed}, skip {sample.skip})"
+
+    def judged(self, block: Block) -> Iterator[Verdict]:
+        """Every record of a block of the file with its verdict, in order."""
+        for record in readers.records(block, self.packed):
             try:
                 if record.fault:
                     raise RowFault(record.fault)
@@ -137,7 +144,7 @@ def storable(row: Row) -> dict[str, Any]:
     try:
         encoded = encode(row)
         for value in encoded.values():
-            if isinstance(value, str):
+            if isinstance(value, str) and not value.isascii():
                 value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RowFault("a lone surrogate, which is no Unicode text") from error

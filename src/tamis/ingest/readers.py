@@ -9,7 +9,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -71,20 +71,57 @@ def container(path: Path, name: str, mapping: Mapping[str, str] | None = None) -
     return Container(form, compression, not headless and tables.has_header(head.removeprefix(BOM), form, KNOWN | names))
 
 
+@dataclass(frozen=True)
+class Block:
+    """Records of a file one after the other, the first at the place `first`.
+
+    `raws`: what each is read from by `records` (a line; Parquet and Arrow: one batch for all). `parsed`: those of a
+    container that cannot be cut without reading it.
+    """
+
+    first: int
+    size: int
+    raws: tuple[bytes, ...] = ()
+    batch: pa.RecordBatch | None = None
+    parsed: tuple[Record, ...] = ()
+
+
+BLOCK_ROWS, BLOCK_BYTES = 1024, 4 << 20  # a block ends with the first of them
+
+
+def blocks(path: Path, packed: Container) -> Iterator[Block]:
+    """The records of a file in blocks. Never raises for what the file contains."""
+    number = 0
+    try:
+        for block in _blocks(path, packed):
+            number = block.first + block.size
+            yield block
+    except _BROKEN as error:
+        fault = f"the file breaks off here: {type(error).__name__}: {error}"[:EXCERPT]
+        yield Block(number, 1, parsed=(Record(fault=fault),))
+
+
+def records(block: Block, packed: Container) -> Iterator[Record]:
+    """The records of a block with their places."""
+    found: Iterable[Record] = block.parsed
+    if block.batch is not None:
+        found = tables.batches([block.batch])
+    elif block.raws:
+        found = map(_line_of_text if packed.form == "text" else _line_of_json, block.raws)
+    for number, record in enumerate(found, block.first):
+        yield record.at(number)
+
+
 def read(path: Path, packed: Container) -> Iterator[Record]:
     """Yield the records of a file, numbered from 0. Never raises for what the file contains."""
-    number = -1
-    try:
-        for number, record in enumerate(_read(path, packed)):
-            yield record.at(number)
-    except _BROKEN as error:
-        yield Record(number + 1, fault=f"the file breaks off here: {type(error).__name__}: {error}"[:EXCERPT])
+    for block in blocks(path, packed):
+        yield from records(block, packed)
 
 
 def first(path: Path, packed: Container) -> bytes:
     """The content of a file's first record, by which it is known when it has grown; nothing where it holds none."""
     try:
-        return next((record.content for record in _read(path, packed)), b"")
+        return next((record.content for block in _blocks(path, packed, 1) for record in records(block, packed)), b"")
     except _BROKEN:
         return b""
 
@@ -92,27 +129,88 @@ def first(path: Path, packed: Container) -> bytes:
 _BROKEN = (EOFError, OSError, zlib.error, ValueError, KeyError)  # pyarrow's errors are ValueError, OSError or KeyError
 
 
-def _read(path: Path, packed: Container) -> Iterator[Record]:
+def _blocks(path: Path, packed: Container, rows: int | None = None) -> Iterator[Block]:
+    number = 0
+    for block in _cut(path, packed, rows or BLOCK_ROWS):
+        yield replace(block, first=number)
+        number += block.size
+
+
+def _cut(path: Path, packed: Container, rows: int) -> Iterator[Block]:
     if packed.form == "hf-dataset":
         for file in arrow_files(path):
             with _arrow_stream(file) as batches:
-                yield from tables.batches(batches)
+                yield from _tables(batches)
         return
     with _open(path, packed.compression) as stream:
         if packed.form == "parquet":
-            yield from tables.parquet(stream)
+            yield from _tables(tables.parquet(stream))
         elif packed.form in ("arrow-file", "arrow-stream"):
-            yield from tables.arrow(stream, packed.form)
-        elif packed.form in ("csv", "tsv"):
-            yield from tables.separated(_lines(stream), packed.form, header=packed.header)
-        elif packed.form in ("json", "json-objects", "json-wrapped"):
-            yield from values.split(stream, packed.form, _WRAPPER)
-        elif packed.form == "text":
-            yield from (_line_of_text(line) for line in _lines(stream) if line.strip())
-        elif packed.form == "jsonl":
-            yield from (_line_of_json(line) for line in _lines(stream) if line.strip())
+            yield from _tables(tables.arrow(stream, packed.form))
+        elif packed.form in ("text", "jsonl"):
+            yield from _of_lines(stream, rows)
         elif packed.form == "broken":
             stream.read(HEAD)  # raises what the file suffers from
+        else:
+            yield from _of_records(_parsed(stream, packed), rows)
+
+
+def _of_lines(stream: IO[bytes], rows: int) -> Iterator[Block]:
+    """Blocks of lines that are not blank; those before a place where the file breaks off are not lost."""
+    held: list[bytes] = []
+    size = 0
+    lines = _lines(stream)
+    while True:
+        try:
+            line = next(lines, None)
+        except _BROKEN:
+            if held:
+                yield Block(0, len(held), raws=tuple(held))
+            raise
+        if line is None:
+            break
+        if not line.strip():
+            continue
+        held.append(line)
+        size += len(line)
+        if len(held) == rows or size >= BLOCK_BYTES:
+            yield Block(0, len(held), raws=tuple(held))
+            held, size = [], 0
+    if held:
+        yield Block(0, len(held), raws=tuple(held))
+
+
+def _parsed(stream: IO[bytes], packed: Container) -> Iterator[Record]:
+    if packed.form in ("csv", "tsv"):
+        yield from tables.separated(_lines(stream), packed.form, header=packed.header)
+    elif packed.form in ("json", "json-objects", "json-wrapped"):
+        yield from values.split(stream, packed.form, _WRAPPER)
+
+
+def _of_records(found: Iterator[Record], rows: int) -> Iterator[Block]:
+    """Blocks of records that are read already; those before a place where the file breaks off are not lost."""
+    held: list[Record] = []
+    size = 0
+    try:
+        for record in found:
+            held.append(record)
+            size += len(record.raw or b"")
+            if len(held) == rows or size >= BLOCK_BYTES:
+                yield Block(0, len(held), parsed=tuple(held))
+                held, size = [], 0
+    except _BROKEN:
+        if held:
+            yield Block(0, len(held), parsed=tuple(held))
+        raise
+    if held:
+        yield Block(0, len(held), parsed=tuple(held))
+
+
+def _tables(batches: Iterable[pa.RecordBatch]) -> Iterator[Block]:
+    for batch in batches:
+        for start in range(0, batch.num_rows, tables.BATCH):
+            part = batch.slice(start, tables.BATCH)
+            yield Block(0, part.num_rows, batch=part)
 
 
 def _arrow_stream(file: Path) -> pa.RecordBatchStreamReader:
@@ -198,7 +296,7 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes]:
 
 def _line_of_json(line: bytes) -> Record:
     said = line.strip()
-    return too_long(said) if len(said) > MAX_BYTES else replace(values.parse(said), raw=line)
+    return too_long(said) if len(said) > MAX_BYTES else values.parse(said, line)
 
 
 def _line_of_text(line: bytes) -> Record:

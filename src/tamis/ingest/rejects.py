@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tamis.ingest.judging import Input, key_of
 from tamis.ingest.records import Record
 from tamis.pool import rejects_schema
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 BATCH = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One record that stays out; fields as in `rejects.parquet`."""
+
+    key: str
+    file: str
+    verdict: str
+    step: str
+    reason: str
+    excerpt: str
+    position: int
+
+    @classmethod
+    def of(cls, item: Input, record: Record, verdict: str, step: str, reason: str) -> Rejected:
+        """Say it of a record: `quarantined` or `dropped`, by which step and why."""
+        key = key_of(item.origin, record)
+        return cls(key, item.source.file, verdict, step, reason, record.excerpt, record.position)
 
 
 class Rejects:
     """A writer of rejects; use it in a `with`."""
 
-    def __init__(self, path: Path, item: Input) -> None:
+    def __init__(self, path: Path) -> None:
         import pyarrow.parquet as pq
 
-        self.item = item
-        self.waiting: list[dict[str, Any]] = []
+        self.waiting: list[pa.Table] = []
         self.writer = pq.ParquetWriter(path, rejects_schema(), compression="zstd")
 
-    def add(self, record: Record, verdict: str, step: str, reason: str) -> None:
-        """Write one record that stays out: `quarantined` or `dropped`, by which step and why."""
-        self.waiting.append(
-            {
-                "key": key_of(self.item.origin, record),
-                "file": self.item.source.file,
-                "verdict": verdict,
-                "step": step,
-                "reason": reason,
-                "excerpt": record.excerpt,
-                "position": record.position,
-            }
-        )
-        if len(self.waiting) >= BATCH:
+    def add(self, table: pa.Table) -> None:
+        """Write the rejects of a block (schema of `rejects.parquet`)."""
+        if len(table):
+            self.waiting.append(table)
+        if sum(map(len, self.waiting)) >= BATCH:
             self._flush()
 
     def _flush(self) -> None:
         import pyarrow as pa
 
-        self.writer.write_table(pa.Table.from_pylist(self.waiting, schema=rejects_schema()))
+        self.writer.write_table(pa.concat_tables(self.waiting).combine_chunks())
         self.waiting = []
 
     def __enter__(self) -> Rejects:

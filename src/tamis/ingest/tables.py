@@ -6,33 +6,36 @@ import csv
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tamis.ingest.fields import KNOWN
 from tamis.ingest.records import EXCERPT, MAX_BYTES, Record, too_long
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BATCH = 256
 _NAME = re.compile(r"[^\W\d][\w .:/()#%&?+-]{,63}|")  # what passes for the name of a column; an index has none
 
 
-def parquet(stream: IO[bytes]) -> Iterator[Record]:
-    """Rows of a Parquet file, one record batch in memory at a time."""
+def parquet(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:
+    """Record batches of a Parquet file, one in memory at a time."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(stream) as file:
-        yield from batches(file.iter_batches(batch_size=BATCH))
+        yield from file.iter_batches(batch_size=BATCH)
 
 
-def arrow(stream: IO[bytes], form: str) -> Iterator[Record]:
-    """Rows of an Arrow (feather) file or an Arrow stream."""
+def arrow(stream: IO[bytes], form: str) -> Iterator[pa.RecordBatch]:
+    """Record batches of an Arrow (feather) file or an Arrow stream."""
     import pyarrow as pa
 
     if form == "arrow-stream":
         with pa.ipc.open_stream(stream) as reader:
-            yield from batches(reader)
+            yield from reader
         return
     with pa.ipc.open_file(stream) as file:
-        yield from batches(file.get_batch(number) for number in range(file.num_record_batches))
+        yield from (file.get_batch(number) for number in range(file.num_record_batches))
 
 
 def batches(found: Iterable[Any]) -> Iterator[Record]:

@@ -100,7 +100,7 @@ def _about(file: Mapping[str, Any], records: dict[int, tuple[int, str]]) -> _Ask
 
 
 def _places(pool: Pool, positions: Sequence[int]) -> dict[int, tuple[str, int]]:
-    """{place in the pool: (key, position in the file)}; reads those two columns of the shards touched."""
+    """{place in the pool: (key as it was read, position in the file)}; reads those columns of the shards touched."""
     found: dict[int, tuple[str, int]] = {}
     wanted: dict[int, list[int]] = {}
     for place in map(int, positions):
@@ -108,9 +108,10 @@ def _places(pool: Pool, positions: Sequence[int]) -> dict[int, tuple[str, int]]:
             raise DataError(f"row {place} asked of a pool of {len(pool)} rows")
         wanted.setdefault(bisect.bisect_right(pool.starts, place) - 1, []).append(place)
     for number, places in wanted.items():
-        table = pool.shards[number].table(["key", "position"]).take([place - pool.starts[number] for place in places])
-        pairs = zip(table.column("key").to_pylist(), table.column("position").to_pylist(), strict=True)
-        found.update(zip(places, pairs, strict=True))
+        local = [place - pool.starts[number] for place in places]
+        records = pool.shards[number].table(["key", "parent", "position"]).take(local).to_pylist()
+        for place, row in zip(places, records, strict=True):
+            found[place] = (row["parent"] or row["key"], row["position"])  # a changed row names the one that was read
     return found
 
 
