@@ -42,6 +42,7 @@ ASKED = tuple(
 )
 # `{model}`, `{checkpoints}` and `{target}` are filled in by the world
 CHEAP: dict[tuple[str, str], dict[str, Any]] = {
+    ("cleaners", "contamination"): {"against": ["@target"]},
     ("cleaners", "licences"): {"allow": ["mit"]},
     ("cleaners", "sources"): {"deny": ["words"]},
     ("cleaners", "where"): {"keep": "chars > 40 and meta.rating < 2 and source != 'talk'"},

@@ -169,6 +169,7 @@ EVALUATORS = {
     "preference-margin": "tamis.evaluators.margin:PreferenceMargin",
 }
 CLEANERS = {  # both what drops rows and what changes them (transforms)
+    "contamination": "tamis.cleaners.contamination:Contamination",
     "exact": "tamis.cleaners.exact:Exact",
     "licences": "tamis.cleaners.allowed:Licences",
     "near": "tamis.cleaners.near:Near",
