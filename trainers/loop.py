@@ -7,6 +7,7 @@ processes and the gradients added up, so the result is that of one process up to
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from tamis.protocols import Hook
     from tamis.training import TrainingRows
     from tamis.values import Machine, Seeds
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,52 +162,84 @@ def _advance(run: Run, optimizer: Any, rate: float, progress: Progress, hearing:
     progress.rate += rate
     progress.trained_tokens += labels
     progress.tokens += int(batch.lengths.sum())
-    log: dict[str, Any] = {
+    line: dict[str, Any] = {
         "step": progress.step,
         "epoch": epoch + 1,
         "loss": loss,
         "learning_rate": rate,
         "gradient_norm": norm,
     }
-    log |= hearing.about(batch)
+    line |= hearing.about(batch)
     if run.accelerator.is_main_process:
         with (run.out / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(log) + "\n")
+            file.write(json.dumps(line) + "\n")
     for hook in run.hooks:
-        hook.after_step(progress.step, log)
+        hook.after_step(progress.step, line)
 
 
 def _backward(run: Run, batch: Batch, weight: float, step: int, hearing: Hearing) -> float:
-    """Put the gradient of the mean loss of a batch into `.grad`, over micro batches and processes; the loss."""
+    """Put the gradient of the mean loss of a batch into `.grad`, over micro batches and processes; the loss.
+
+    A micro batch for which there is no memory is halved, and the step taken from its beginning: what the failed one had
+    added to the gradients goes. Halves depend on the batch and the memory alone, so that a resumed run makes the same.
+    """
     import torch
 
-    from tamis.batching import batches
+    from tamis.batching import batches, free_memory, out_of_memory, too_long
 
     accelerator = run.accelerator
-    total = torch.zeros((), dtype=torch.float32, device=run.device)
-    half = run.base.dtype == "bfloat16"
-    for number, places in enumerate(batches(batch.lengths, run.on.tokens_per_batch)):
-        if number % accelerator.num_processes != accelerator.process_index:
+    parts = [
+        (places, (number,))
+        for number, places in enumerate(batches(batch.lengths, run.on.tokens_per_batch))
+        if number % accelerator.num_processes == accelerator.process_index
+    ]
+    total, done = torch.zeros((), dtype=torch.float32, device=run.device), 0
+    while done < len(parts):
+        places, path = parts[done]
+        torch.manual_seed(_dropout_seed(run.seeds, step, *path))
+        try:
+            total = total + _micro(run, batch.some(places), weight, step, hearing)
+            done += 1
             continue
-        micro = batch.some(places)
-        ids, weights = micro.padded(run.device)
-        torch.manual_seed(_dropout_seed(run.seeds, step, number))
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=half):
-            labels = labels_of(run.model, ids, weights)
-            loss = (hearing.weighed(labels, micro, step) * weights[labels.row, labels.place]).sum() / weight
-        loss.backward()
-        total += loss.detach()
-        hearing.note(labels, micro)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if len(places) == 1:
+                raise too_long(error) from error
+        log.warning("no memory for %d rows of step %d at once: halved", len(places), step + 1)
+        middle = len(places) // 2
+        parts[done : done + 1] = [(places[:middle], (*path, 0)), (places[middle:], (*path, 1))]
+        for parameter in run.parameters.values():
+            parameter.grad = None
+        hearing.seen.clear()
+        free_memory()
+        total, done = torch.zeros_like(total), 0
     if accelerator.num_processes > 1:
         _add_up(run, total)
     return float(total)
 
 
-def _dropout_seed(seeds: Seeds, step: int, number: int) -> int:
-    """Seed of the dropout of one micro batch, a function of its place alone: a resumed run draws what it would have."""
+def _micro(run: Run, micro: Batch, weight: float, step: int, hearing: Hearing) -> torch.Tensor:
+    """Add the gradient of one micro batch; its part of the loss."""
+    import torch
+
+    ids, weights = micro.padded(run.device)
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.base.dtype == "bfloat16"):
+        labels = labels_of(run.model, ids, weights)
+        loss = (hearing.weighed(labels, micro, step) * weights[labels.row, labels.place]).sum() / weight
+    loss.backward()
+    hearing.note(labels, micro)
+    return loss.detach()
+
+
+def _dropout_seed(seeds: Seeds, step: int, *path: int) -> int:
+    """Seed of the dropout of one micro batch, a function of its place alone: a resumed run draws what it would have.
+
+    `path`: its number in the step, and for a half of one that found no memory which of the two.
+    """
     import numpy as np
 
-    return int(np.random.SeedSequence([seeds.order, step, number]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seeds.order, step, *path]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _add_up(run: Run, total: torch.Tensor) -> None:

@@ -49,24 +49,50 @@ def pad(sequences: list[NDArray[np.int32]], fill: int) -> tuple[NDArray[np.int64
 
 
 def with_halving(run: Callable[[NDArray[np.int64]], Result], batch: NDArray[np.int64]) -> Iterator[Result]:
-    """`run(batch)`, or, where a GPU has no memory for it, `run` of its two halves and so on down to one sequence.
+    """`run(batch)`, or, where there is no memory for it, `run` of its two halves and so on down to one sequence.
 
     Raises ModelError if one sequence alone does not fit.
     """
-    import torch
-
     try:
         result = run(batch)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         if len(batch) == 1:
-            raise ModelError(
-                "the GPU has no memory for one sequence alone: use a smaller `max_tokens`, a smaller model or dtype"
-            ) from error
+            raise too_long(error) from error
         result = None
     if result is not None:
         yield result
         return
-    torch.cuda.empty_cache()  # outside the handler: the failed call's tensors are gone by now
+    free_memory()  # outside the handler: the failed call's tensors are gone by now
     half = len(batch) // 2
     yield from with_halving(run, batch[:half])
     yield from with_halving(run, batch[half:])
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no memory: torch has a class of its own for some devices, and words."""
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+def too_long(error: BaseException) -> ModelError:
+    """The error of a sequence that does not fit alone."""
+    return ModelError(
+        "there is no memory for one sequence alone: use a smaller `max_tokens`, a smaller model or dtype "
+        f"({str(error).splitlines()[0][:200] if str(error) else type(error).__name__})"
+    )
+
+
+def free_memory() -> None:
+    """Give back what torch keeps of a GPU; to be called when the tensors of the failed call are gone."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
