@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from tamis.api import columns as columns
     from tamis.api import compare as compare
     from tamis.api import evaluate as evaluate
+    from tamis.api import diff as diff
     from tamis.api import export as export
     from tamis.api import filter as filter  # noqa: A004 - the verb's name
     from tamis.api import load_checkpoints as load_checkpoints
@@ -34,8 +35,9 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
 __version__ = "0.1.0"
 
 _VERBS = (
-    *("open_pool", "score", "columns", "add_columns", "filter", "select", "mix", "open_subset", "train", "evaluate"),
-    *("load_checkpoints", "compare", "export", "run", "workspace", "plan", "calibrate"),
+    *("open_pool", "clean", "score", "columns", "add_columns", "filter", "select", "mix", "open_subset", "train"),
+    "evaluate",
+    *("load_checkpoints", "compare", "export", "run", "workspace", "plan", "calibrate", "diff"),
 )
 _LAZY: dict[str, str] = dict.fromkeys(_VERBS, "tamis.api")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tamis import __version__, digests, endings, ledger, run_state
 from tamis.errors import DataError
+from tamis.changes import Side, changes, previous, summary
 from tamis.mapping import pool_map
 from tamis.pool import MANIFEST
 from tamis.recipe import Recipe
@@ -95,6 +96,7 @@ def finish(conductor: Conductor, folder: Path, started: float) -> dict[str, Any]
     write_json(folder / "manifest.json", manifest)
     verdict = comparison["verdict"] if comparison is not None else None
     endings.finished(folder, conductor.work.root, manifest, verdict)
+    manifest["since"] = _since(folder, manifest)
     return manifest
 
 
@@ -246,6 +248,14 @@ def _peak_memory(workers: int) -> float:
     """Peak resident memory of this process and as many of its largest worker as ran, in GB: an upper bound."""
     main, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return round((main + (child * workers if workers > 1 else 0)) * 1024 / 1e9, 2)
+
+def _since(folder: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """What changed since the last run of this recipe in the workspace, in sentences; `tamis diff` tells it in full."""
+    before = previous(folder.parent, folder, manifest)
+    if before is None:
+        return None
+    return {"run": before.folder.name, "lines": summary(changes(before, Side(folder, manifest)))}
+
 
 
 def _version(package: str) -> str:

@@ -7,6 +7,7 @@ rows, `model` (a folder, a hub name, or a ModelRef with `max_tokens` and dtype).
 
 from __future__ import annotations
 
+from tamis.api.changing import diff as diff
 from tamis.api.choosing import filter as filter  # noqa: A004 - the verb's name
 from tamis.api.choosing import mix as mix
 from tamis.api.choosing import open_subset as open_subset

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from tamis.cli import calibrating, choosing, inspecting, listing, pools, running
+from tamis.cli import calibrating, changing, choosing, cleaning, inspecting, listing, pools, running
 from tamis.cli.app import app
 from tamis.cli.output import report_failure
 
@@ -44,4 +44,4 @@ def _terminated(signum: int, frame: object) -> None:
     sys.exit(143)
 
 
-__all__ = ["app", "calibrating", "choosing", "inspecting", "main", "pools", "running"]
+__all__ = ["app", "calibrating", "changing", "choosing", "cleaning", "inspecting", "main", "pools", "running"]
