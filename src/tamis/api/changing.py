@@ -1,0 +1,26 @@
+"""What changed between two runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tamis.api.places import Place, work_of
+
+
+def diff(before: str | Path = "previous", after: str | Path = "latest", work: Place = None) -> dict[str, Any]:
+    """What changed from one run to another, as plain JSON: files, rows, the subset, settings, scores, comparison, fits.
+
+    Runs are named by folder, by a part of their name, or `latest`; `previous` is the last run of the same recipe before
+    the other. Raises DataError where there is no such run, or it did not finish.
+    """
+    from tamis.changes import Side, changes, previous
+    from tamis.errors import DataError
+    from tamis.runs import latest
+
+    runs = work_of(work).runs
+    new = Side.of(latest(runs, str(after)))
+    old = previous(new.folder.parent, new.folder, new.manifest) if str(before) == "previous" else None
+    if old is None and str(before) == "previous":
+        raise DataError(f"there is no finished run of {new.manifest.get('name')} before {new.folder.name}")
+    return changes(old or Side.of(latest(runs, str(before))), new)
