@@ -162,6 +162,7 @@ def export(
     form that can carry none of the rows.
     """
     from tamis.exporting import export as run
+    from tamis.exporting.provenance import of_run
 
     chosen = chosen_of(subset, work, model, "")
     trained = None if chosen.work.assumed else chosen.work.model
@@ -176,7 +177,13 @@ def export(
         tokens=rows.tokens,
         model=trained,
         scored_with=scored_with,
+        about=None if isinstance(subset, Chosen) else of_run(_run_of(Path(subset))),
     )
+
+
+def _run_of(subset: Path) -> Path:
+    """The run folder of a subset: itself, or the one that its file lies in."""
+    return subset if subset.is_dir() else subset.parent
 
 
 def run(

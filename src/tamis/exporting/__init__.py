@@ -4,7 +4,7 @@
 |---|---|
 | jsonl | key, source, kind, messages (or prompt, chosen, rejected), tools, label, meta, weight, masks, token weights |
 | parquet | the pool's own columns (messages as JSON text), rank, weight, masks, token weights |
-| hf | a folder with Parquet and a dataset card: `datasets.load_dataset(folder)` reads it |
+| hf | a folder with Parquet, a dataset card and its Croissant description: `datasets.load_dataset(folder)` reads it |
 | trl | what TRL's trainers read: SFT, DPO and KTO columns; token ids and labels |
 | axolotl | messages with `train` and `train_detail`; a `datasets:` block; token ids where its rule masks otherwise |
 | llama-factory | sharegpt JSON (SFT, `ranking`, `kto_tag`) and its entry in `dataset_info.json` |
@@ -22,6 +22,7 @@ from tamis.catalogue import nearest
 from tamis.errors import DataError, RecipeError
 from tamis.exporting import axolotl, hub_folder, llama_factory, tables, trl
 from tamis.exporting.chosen import Chosen, Files, Notes
+from tamis.exporting.provenance import Provenance
 from tamis.pool import Pool
 
 if TYPE_CHECKING:
@@ -71,13 +72,14 @@ def export(
     tokens: TokenWeights | None = None,
     model: ModelRef | None = None,
     scored_with: ModelRef | None = None,
+    about: Provenance | None = None,
 ) -> Export:
     """Write the rows at `positions`, in this order, to `out`, whole or not at all.
 
     `weights`: one training weight a row; `tokens`: weights of response tokens, which need a model. `model` is the one
     that will be trained: with it the forms carry turn masks and token ids with labels that equal tamis's token for
     token, and the mask linter looks at the rows for trainers, against the template of `scored_with` if that is given.
-    Raises RecipeError for an unknown form, DataError for weights that do not fit, also those of other tokens than
+    `about`: how the rows were chosen, for the card of the form that has one. Raises RecipeError for an unknown form, DataError for weights that do not fit, also those of other tokens than
     `model` would be trained on, or a form that can carry none of the rows.
     """
     check_form(form)
@@ -88,7 +90,7 @@ def export(
     places = [int(place) for place in positions]
     linter = _linter(form, model, scored_with)
     given = None if weights is None else [float(weight) for weight in weights]
-    chosen = Chosen(pool, places, given, None if form == "original" else model, linter, tokens)
+    chosen = Chosen(pool, places, given, None if form == "original" else model, linter, tokens, about or Provenance())
     files, notes = Files(out), Notes()
     try:
         _WRITERS[form](chosen, files, notes)

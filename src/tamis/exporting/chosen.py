@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tamis.errors import DataError
+from tamis.exporting.provenance import Provenance
 from tamis.ingest.tables import plain
 from tamis.pool import Pool
 from tamis.values import Kind, Message, Row
@@ -46,7 +47,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The rows at `places` of a pool, in this order. With `model` they are rendered, and linted on the way."""
+    """The rows at `places` of a pool, in this order. With `model` they are rendered, and linted on the way.
+
+    `about`: how they were chosen, for cards.
+    """
 
     pool: Pool
     places: list[int]
@@ -54,6 +58,7 @@ class Chosen:
     model: ModelRef | None = None
     linter: Linter | None = None
     tokens: TokenWeights | None = None
+    about: Provenance = Provenance()
 
     @property
     def model_name(self) -> str:

@@ -1,5 +1,7 @@
 """A Hugging Face dataset folder: `data/KIND.parquet` and a dataset card, as `datasets.load_dataset(folder)` reads it.
 
+`croissant.json` describes it for everybody else (MLCommons' Croissant).
+
 Every kind of row is a configuration of its own, the most common one is the default, so that no row is left out.
 """
 
@@ -7,14 +9,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tamis.errors import DataError
+from tamis.exporting import croissant
 from tamis.exporting.chosen import Chosen, Files, Item, Notes, dump, with_text_arguments
 from tamis.exporting.tables import mask_types, masks, say_masks
+from tamis.store import write_json
 from tamis.values import Kind, Message
 
 CARD = "README.md"
@@ -71,10 +76,15 @@ def write(chosen: Chosen, files: Files, notes: Notes) -> None:
     columns = [name for table in tables.values() for name in table.names]
     card = _card(files.out.name, chosen, sources, list(dict.fromkeys(columns)), notes)
     (folder / CARD).write_text(card, encoding="utf-8")
+    parts = {str(kind): folder / "data" / f"{kind}.parquet" for kind in sorted(kinds)}
+    text = " ".join([f"{len(chosen.places):,} rows of fine-tuning data, selected with tamis.", *chosen.about.lines])
+    made, digest = chosen.about.made or time.strftime("%Y-%m-%d"), chosen.about.digest
+    described = croissant.describe(files.out.name, text, parts, _ABOUT, made=made, digest=digest)
+    write_json(folder / croissant.NAME, described)
 
 
 def _check_folder(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= {CARD, "data"}):
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= {CARD, croissant.NAME, "data"}):
         raise DataError(f"{out} exists and is not a dataset folder of tamis; give the name of a new folder")
 
 
@@ -180,6 +190,8 @@ def _card(name: str, chosen: Chosen, sources: Counter[str], columns: list[str], 
         lines += [f"- config_name: {kind}", *(["  default: true"] if kind == main else [])]
         lines += ["  data_files:", "  - split: train", f"    path: data/{kind}.parquet"]
     lines += ["---", "", f"# {name}", "", f"{len(chosen.places):,} rows of fine-tuning data, selected with tamis.", ""]
+    if chosen.about.lines:
+        lines += ["## How the rows were chosen", "", *(f"- {line}" for line in chosen.about.lines), "", "## Rows", ""]
     lines += ["| configuration | rows |", "|---|---|", *(f"| {kind} | {count:,} |" for kind, count in kinds.items())]
     lines += ["", "| source | rows |", "|---|---|"]
     lines += [f"| {_cell(source)} | {count:,} |" for source, count in sources.most_common(50)]

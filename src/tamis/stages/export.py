@@ -11,15 +11,19 @@ from tamis.stages.workspace import Workspace
 
 if TYPE_CHECKING:
     from tamis.exporting import Export
+    from tamis.exporting.provenance import Provenance
 
 
-def export_subset(pool: Pool, chosen: Selection, form: str, out: Path, work: Workspace) -> Export:
+def export_subset(
+    pool: Pool, chosen: Selection, form: str, out: Path, work: Workspace, about: Provenance | None = None
+) -> Export:
     """Write the subset in the order picked, with row weights, and with masks and the linter for forms of trainers.
 
-    Where tokens are weighed every form that can carries their ids and weights.
+    Where tokens are weighed every form that can carries their ids and weights. `about`: how they were chosen.
     """
     from tamis.exporting import FOR_TRAINERS, export
 
     subset = chosen.subset
     model = work.model if form in FOR_TRAINERS or subset.tokens is not None else None
-    return export(pool, subset.positions, out, form, weights=subset.weights, tokens=subset.tokens, model=model)
+    weights, tokens = subset.weights, subset.tokens
+    return export(pool, subset.positions, out, form, weights=weights, tokens=tokens, model=model, about=about)
