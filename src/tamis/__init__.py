@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` imports what is asked for
     from tamis.api import add_columns as add_columns
     from tamis.api import calibrate as calibrate
+    from tamis.api import clean as clean
     from tamis.api import columns as columns
     from tamis.api import compare as compare
-    from tamis.api import evaluate as evaluate
     from tamis.api import diff as diff
+    from tamis.api import evaluate as evaluate
     from tamis.api import export as export
     from tamis.api import filter as filter  # noqa: A004 - the verb's name
     from tamis.api import load_checkpoints as load_checkpoints

@@ -9,6 +9,7 @@ from typing import Any
 from tamis.catalogue import CATALOGUE, build, load, nearest
 from tamis.cleaning.faults import check_clean
 from tamis.errors import RecipeError
+from tamis.filtering import ROW_FIELDS
 from tamis.graph import STAGE_SETTINGS, VERBS, Recipe, Stage, references, scorer_settings
 from tamis.grouping import FIELDS
 from tamis.heading import check_model, check_refit, check_role, check_source, rating_stems
@@ -353,7 +354,7 @@ def _check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> 
     _check_select_needs(marked, stage, stages, needs)
     for column in _columns_used(marked, stage, needs):
         scorer = column.partition("@")[0].partition(".")[0]
-        known = {*CATALOGUE["scorers"], "source", "kind", "file", "meta", *rating_stems(marked.values)}
+        known = {*CATALOGUE["scorers"], *ROW_FIELDS, "meta", *rating_stems(marked.values)}
         if scorer not in known:
             marked.fault((stage.name,), f"uses the column {column!r}, which no scorer makes{_near_scorer(scorer)}")
         elif scorer in CATALOGUE["scorers"]:

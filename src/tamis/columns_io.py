@@ -59,6 +59,22 @@ def add_columns(pool: Pool, file: str | Path, work: Workspace, on: str | None = 
     return ratings
 
 
+def carry_over(columns: Mapping[str, Column], old: Pool, new: Pool, work: Workspace) -> None:
+    """Register columns of a pool for the pool that cleaning left of it; `columns` have lost the rows that it lost."""
+    listed = registry(old, work)
+    about = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}
+    place = registry(new, work)
+    known = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    for name in columns.keys() & about.keys():
+        known[name] = about[name]
+        folder = place.parent / known[name]["folder"]
+        folder.mkdir(parents=True, exist_ok=True)
+        save_arrays(folder, {"values": columns[name].values, "reasons": columns[name].reasons})
+    if known:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_json(place, known)
+
+
 def sources_of(value: Any) -> list[tuple[str, str | None]]:
     """(file, on) of every entry of a recipe's `columns`: a name, `{file, on}`, or a list of these.
 

@@ -22,7 +22,8 @@ def explain(run: Path, row: str) -> dict[str, Any]:
     if name and position.isdigit():
         mask = pc.and_(pc.equal(ledger.column("file"), name), pc.equal(ledger.column("position"), int(position)))
     else:
-        mask = pc.starts_with(ledger.column("key"), row)
+        changed = pc.is_in(ledger.column("key"), value_set=_children(run, row))
+        mask = pc.or_(pc.starts_with(ledger.column("key"), row), changed)
     found = ledger.filter(mask).to_pylist()
     if len(found) != 1:
         what = "no row" if not found else f"{len(found)} rows"
@@ -37,10 +38,36 @@ def explain(run: Path, row: str) -> dict[str, Any]:
         for key, value in (values or [{}])[0].items()
         if key != "key"
     }
+    facts["read_as"], facts["changed_by"] = _changes(run, facts["key"])
     facts["weights"] = _weights(run, facts["key"])
     facts["notes"] = _notes(run)
     facts["messages"], facts["excerpt"] = _text(run, facts["key"])
     return facts
+
+
+def _children(run: Path, row: str) -> Any:
+    """Keys of rows that transforms made of rows whose key begins so."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    pool = Pool.open(run / MANIFEST)
+    if not any(step["changed"] for step in pool.steps):
+        return pa.array([], pa.string())
+    table = pool.table(["key", "parent"])
+    return table.filter(pc.fill_null(pc.starts_with(table.column("parent"), row), False)).column("key").combine_chunks()
+
+
+def _changes(run: Path, key: str) -> tuple[str, list[str]]:
+    """Key of a row as it was read ("" where it is that row still), and the steps that may have changed it."""
+    import pyarrow.compute as pc
+
+    pool = Pool.open(run / MANIFEST)
+    steps = [step["step"] for step in pool.steps if step["changed"]]
+    if not steps:
+        return "", []
+    table = pool.table(["key", "parent"])
+    found = table.filter(pc.equal(table.column("key"), key)).column("parent").to_pylist()
+    return (found[0], steps) if found and found[0] else ("", [])
 
 
 def _weights(run: Path, key: str) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Filters over rows: what names mean in an expression, and which rows pass, shard by shard.
 
 A name is a column (`ifd`, `ratings.quality`) or a field of the row: the texts `source`, `kind` and `file`; `lang`, the
-ISO code of the language of the answer (of the prompt where there is no answer); `chars`, the characters of all that the
-row says; `meta.NAME`, a number where it is compared with one, else a text. A row that has no such thing is not scored:
-it does not pass, and is counted apart. Texts are looked at a shard at a time, so that those of a large pool never lie in
-memory together.
+ISO code of the language of the answer (of the prompt where there is no answer); `chars`, the characters of all that
+the row says; `meta.NAME`, a number where it is compared with one, else a text. A row that has no such thing is not
+scored: it does not pass, and is counted apart. Texts are looked at a shard at a time, so that those of a large pool
+never lie in memory together.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tamis.views import PoolView
 
 _DETAIL = re.compile(r"( at (byte|character) \d+|: | \(found: ).*$", re.DOTALL)
-TEXT = ("key", "file", "source", "verdict", "step", "reason")
+TEXT = ("key", "file", "source", "verdict", "step", "reason", "winner")
 
 
 def kind_of(reason: str) -> str:
@@ -29,7 +29,10 @@ def kind_of(reason: str) -> str:
 
 
 def schema() -> pa.Schema:
-    """Arrow schema of `ledger.parquet`; `rank` is -1 and `gain` NaN for rows that were not selected."""
+    """Arrow schema of `ledger.parquet`; `rank` is -1 and `gain` NaN for rows that were not selected.
+
+    `winner`: key of the row that stayed in the place of one that a cleaner dropped, or "".
+    """
     import pyarrow as pa
 
     numbers = {"position": pa.int64(), "value": pa.float32(), "rank": pa.int32(), "gain": pa.float32()}
@@ -73,6 +76,7 @@ def build(
         "verdict": pa.array(np.where(selected, "selected", "dropped").astype(object), pa.string()),
         "step": pa.array(steps, pa.string()),
         "reason": pa.array(reasons, pa.string()),
+        "winner": pa.array([""] * size, pa.string()),
         "value": pa.array(value, pa.float32()),
         "rank": pa.array(rank),
         "gain": pa.array(gain, pa.float32()),
@@ -134,7 +138,7 @@ def rejected(view: PoolView) -> pa.Table:
     table = quarantine(view)
     empty = np.full(len(table), np.nan, np.float32)
     parts: dict[str, Any] = {
-        **{name: table.column(name) for name in ("key", "file", "verdict", "step", "reason", "position")},
+        **{name: table.column(name) for name in ("key", "file", "verdict", "step", "reason", "winner", "position")},
         "source": pa.array([""] * len(table), pa.string()),
         "value": pa.array(empty),
         "rank": pa.array(np.full(len(table), -1, np.int32)),
@@ -144,12 +148,16 @@ def rejected(view: PoolView) -> pa.Table:
 
 
 def quarantine(view: PoolView) -> pa.Table:
-    """All rejects of a pool as one table (schema of `rejects.parquet`)."""
+    """All rejects of a pool as one table: quarantined, not sampled, and cleaned away (`tamis.cleaning.leaving`)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tamis.pool import rejects_schema
+    from tamis.cleaning.leaving import WINNER, winners_schema
 
-    names = rejects_schema().names
-    tables = [pq.read_table(file).select(names) for file in view.pool.rejects]
-    return pa.concat_tables([rejects_schema().empty_table(), *tables])
+    tables = [winners_schema().empty_table()]
+    for file in view.pool.rejects:
+        table = pq.read_table(file)
+        if WINNER not in table.column_names:  # of a file that was read, where nothing stays in a row's place
+            table = table.append_column(WINNER, pa.array([""] * len(table), pa.string()))
+        tables.append(table.select(winners_schema().names))
+    return pa.concat_tables(tables)

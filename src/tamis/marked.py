@@ -109,19 +109,38 @@ def _parse(text: str) -> Any:
 
 
 def apply_override(marked: Marked, override: str) -> None:
-    """Apply one `a.b=c`; the value is read as YAML. Missing levels are made; a list is replaced as a whole."""
+    """Apply one `a.b=c`; the value is read as YAML. Missing levels are made; a list is replaced as a whole.
+
+    Below a list of names and of `{name: settings}` (the steps of `clean`) a key is one of these names.
+    """
     name, equals, text = override.partition("=")
     if not equals or not name.strip():
         marked.faults.append(f"--set {override}: expected NAME=VALUE, for example --set subset.budget=10%")
         return
     keys = name.strip().split(".")
     place = marked.values
-    for key in keys[:-1]:
-        below = place.setdefault(key, {})
+    for number, key in enumerate(keys[:-1]):
+        below = place[key] = {} if place.get(key) is None else place[key]
         if place is marked.values and key in NAMED and isinstance(below, str):
             below = place[key] = {"name": below}
+        if isinstance(below, list):
+            below = _named(below, keys[number + 1])
+            if below is None and key == "clean":
+                marked.faults.append(f"--set {override}: {key!r} has no step {keys[number + 1]!r} to set something of")
+                return
         if not isinstance(below, dict):
             marked.faults.append(f"--set {override}: {key!r} is not a mapping, so nothing can be set below it")
             return
         place = below
     place[keys[-1]] = _parse(text)
+
+
+def _named(entries: list[Any], name: str) -> dict[str, Any] | None:
+    """The first mapping of a list that holds `name`; where the name stands alone it becomes one. None: not there."""
+    for number, entry in enumerate(entries):
+        if entry == name:
+            entries[number] = {name: {}}
+        if isinstance(entries[number], dict) and name in entries[number]:
+            found: dict[str, Any] = entries[number]
+            return found
+    return None

@@ -8,15 +8,17 @@ import os
 import platform
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis import __version__, digests, endings, ledger, run_state
-from tamis.errors import DataError
 from tamis.changes import Side, changes, previous, summary
+from tamis.errors import DataError
 from tamis.mapping import pool_map
 from tamis.pool import MANIFEST
 from tamis.recipe import Recipe
+from tamis.stages.clean import Done
 from tamis.stages.conduct import Conductor
 from tamis.stages.measure import Signal
 from tamis.stages.score import Scored
@@ -85,6 +87,7 @@ def finish(conductor: Conductor, folder: Path, started: float) -> dict[str, Any]
     write_table(ledger.quarantine(view), folder / "quarantine.parquet")
     if conductor.columns:
         write_table(_columns_table(conductor), folder / "columns.parquet")
+    _keep_tables(conductor, folder)
     if (points := pool_map(view, chosen.subset if chosen is not None else None)) is not None:
         write_table(points, folder / "map.parquet")
     write_json(folder / "examples.json", _examples(conductor, whole))
@@ -93,10 +96,10 @@ def finish(conductor: Conductor, folder: Path, started: float) -> dict[str, Any]
         write_json(folder / "comparison.json", comparison)
     _link_checkpoints(conductor, folder)
     manifest = _manifest(conductor, whole, chosen, started)
+    manifest["since"] = _since(folder, manifest)
     write_json(folder / "manifest.json", manifest)
     verdict = comparison["verdict"] if comparison is not None else None
     endings.finished(folder, conductor.work.root, manifest, verdict)
-    manifest["since"] = _since(folder, manifest)
     return manifest
 
 
@@ -125,6 +128,18 @@ def _columns_table(conductor: Conductor) -> pa.Table:
     assert conductor.pool is not None
     keys = conductor.pool.table(["key"]).column("key")
     return pa.table({"key": keys, **{name: pa.array(column.values) for name, column in conductor.columns.items()}})
+
+
+def _keep_tables(conductor: Conductor, folder: Path) -> None:
+    """Tables of what cleaners found, as `cleaned/STEP/NAME` of the run."""
+    import shutil
+
+    assert conductor.pool is not None
+    for done in conductor.cleaned:
+        for name in done.tables:
+            to = folder / "cleaned" / done.step
+            to.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(conductor.pool.rejects[done.place or 0].with_name(name), to / name)
 
 
 def _examples(conductor: Conductor, whole: pa.Table) -> dict[str, Any]:
@@ -173,15 +188,15 @@ def _link_checkpoints(conductor: Conductor, folder: Path) -> None:
             (place / name).symlink_to(os.path.relpath(left.checkpoints[-1].path, place), target_is_directory=True)
 
 
-def _funnel(whole: pa.Table, chosen: Selection | None) -> list[dict[str, Any]]:
+def _funnel(whole: pa.Table, rows: int, cleaned: Sequence[Done], chosen: Selection | None) -> list[dict[str, Any]]:
     import pyarrow.compute as pc
 
     verdicts = {item["values"]: item["counts"] for item in pc.value_counts(whole.column("verdict")).to_pylist()}
-    steps = {item["values"]: item["counts"] for item in pc.value_counts(whole.column("step")).to_pylist()}
-    read = len(whole)
-    ingested = read - verdicts.get("quarantined", 0) - steps.get("sample", 0)
-    usable = ingested - steps.get("render", 0)
-    funnel = [("read", read), ("ingested", ingested), ("usable", usable)]
+    inside = whole.slice(0, rows)  # of the pool that was selected from; what follows never entered, or was cleaned away
+    steps = {item["values"]: item["counts"] for item in pc.value_counts(inside.column("step")).to_pylist()}
+    usable = rows - steps.get("render", 0)
+    cleaning = [(f"after {done.step}", done.read - done.dropped) for done in cleaned]
+    funnel = [("read", len(whole)), ("ingested", cleaned[0].read if cleaned else rows), *cleaning, ("usable", usable)]
     if chosen is not None and chosen.filtered is not None:
         funnel.append(("after the filter", usable - steps.get("where", 0)))
     return [{"step": step, "rows": rows} for step, rows in [*funnel, ("selected", verdicts.get("selected", 0))]]
@@ -223,7 +238,8 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
         if chosen is not None and main is not None
         else None,
         "seeds": {stage.name: stage.settings["seed"] for stage in recipe.stages if "seed" in stage.settings},
-        "funnel": _funnel(whole, chosen),
+        "cleaning": [done.about() for done in conductor.cleaned],
+        "funnel": _funnel(whole, len(pool), conductor.cleaned, chosen),
         "notes": _notes(conductor),
         "fits": [fit.facts() for fit in work.work.fits],
         "fitted": {
@@ -233,6 +249,14 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
     }
 
 
+def _since(folder: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """What changed since the last run of this recipe in the workspace, in sentences; `tamis diff` tells it in full."""
+    before = previous(folder.parent, folder, manifest)
+    if before is None:
+        return None
+    return {"run": before.folder.name, "lines": summary(changes(before, Side(folder, manifest)))}
+
+
 def _notes(conductor: Conductor) -> list[str]:
     """What a reader must know of what stages measured and chose, one sentence each, behind the stage's name."""
     said = {name: left.caveats for name, left in conductor.outcomes.items() if isinstance(left, Signal)}
@@ -240,6 +264,7 @@ def _notes(conductor: Conductor) -> list[str]:
     read = {name: left.notes for name, left in conductor.outcomes.items() if isinstance(left, Scored)}
     said |= {name: tuple(sentence for sentence in notes if sentence not in passes) for name, notes in read.items()}
     said |= {name: left.notes for name, left in conductor.outcomes.items() if isinstance(left, Training)}
+    said |= {f"clean {done.step}": done.notes for done in conductor.cleaned}
     said |= {name: left.subset.notes for name, left in conductor.outcomes.items() if isinstance(left, Selection)}
     return [f"{name}: {sentence}" for name, sentences in said.items() for sentence in sentences]
 
@@ -248,14 +273,6 @@ def _peak_memory(workers: int) -> float:
     """Peak resident memory of this process and as many of its largest worker as ran, in GB: an upper bound."""
     main, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return round((main + (child * workers if workers > 1 else 0)) * 1024 / 1e9, 2)
-
-def _since(folder: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
-    """What changed since the last run of this recipe in the workspace, in sentences; `tamis diff` tells it in full."""
-    before = previous(folder.parent, folder, manifest)
-    if before is None:
-        return None
-    return {"run": before.folder.name, "lines": summary(changes(before, Side(folder, manifest)))}
-
 
 
 def _version(package: str) -> str:

@@ -15,11 +15,15 @@ FORM = "a list of steps, each a name or `{name: {setting: value}}`"
 
 @dataclass(frozen=True)
 class Step:
-    """One step: its name in ledger and report, and the cleaner or transform with its settings as written."""
+    """One step: its name in ledger and report, the cleaner or transform, its settings as written, and where they stand.
+
+    `path`: keys below the list of steps, for messages that name a line.
+    """
 
     name: str
     component: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    path: tuple[str, ...] = ()
 
     def built(self) -> Any:
         """The component. RecipeError with every fault of its settings."""
@@ -33,25 +37,23 @@ def steps_of(value: Any) -> list[Step]:
     """
     counts: Counter[str] = Counter()
     steps = []
-    for component, settings in _entries(value):
+    for path, component, settings in _entries(value, ()):
         stem = component.rpartition(":")[2]
         counts[stem] += 1
-        steps.append(Step(stem if counts[stem] == 1 else f"{stem}-{counts[stem]}", component, settings))
+        steps.append(Step(stem if counts[stem] == 1 else f"{stem}-{counts[stem]}", component, settings, path))
     return steps
 
 
-def _entries(value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if value is None:
-        return
+def _entries(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str, Mapping[str, Any]]]:
     if isinstance(value, str):
-        yield from ((name.strip(), {}) for name in value.split(",") if name.strip())
+        yield from ((path, name.strip(), {}) for name in value.split(",") if name.strip())
     elif isinstance(value, Mapping):
         for name, settings in value.items():
             if settings is not None and not isinstance(settings, Mapping):
                 raise RecipeError(f"the settings of {name} are a mapping, as in `{name}: {{}}`; got {settings!r}")
-            yield str(name), dict(settings or {})
+            yield (*path, str(name)), str(name), dict(settings or {})
     elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _entries(item)
-    else:
+        for number, item in enumerate(value):
+            yield from _entries(item, (*path, str(number)))
+    elif value is not None:
         raise RecipeError(f"expected {FORM}; got {value!r}")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def left_of(pool: Pool, left: Sequence[Sequence[Any]], rejects: Path, store: Store) -> Pool | None:
     """The pool behind a step that dropped rows; None where one of its shards is gone from the store.
 
-    `left`: for every shard [rows left, identity of the new shard or ""], as `Leaving.into` gives it. The counts of every
-    input file move from kept to dropped, so that the ledger still adds up to the rows read.
+    `left`: for every shard [rows left, identity of the new shard or ""], as `Leaving.into` gives it. The counts of
+    every input file move from kept to dropped, so that the ledger still adds up to the rows read.
     """
     shards: list[Shard] = []
     for shard, (rows, identity) in zip(pool.shards, left, strict=True):

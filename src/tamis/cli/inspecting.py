@@ -108,6 +108,9 @@ def explain(
 
     found = look(latest(workspace / "runs", run), row)
     lines = [f"{found['key']}  {found['file']}:{found['position']}  {found['source']}", "", _verdict(found), ""]
+    lines += [f"  kept in its place: {found['winner']}"] if found.get("winner") else []
+    if found["read_as"]:
+        lines += [f"  text changed by {', '.join(found['changed_by'])}; read as {found['read_as']}"]
     lines += [f"  {name:<40} {value}" for name, value in found["columns"].items()]
     lines += _weights(found["weights"])
     lines += [f"  note: {sentence}" for sentence in found["notes"]]

@@ -63,9 +63,11 @@ def check(
 
     checked = recipes.load(recipe, with_roles(sets, judge=judge, reference=reference))
     stages = [{"name": stage.name, "verb": stage.verb, "component": stage.component} for stage in checked.stages]
+    steps = [step.name for step in checked.clean]
     lines = [f"{checked.name}: {len(stages)} stages, no fault found"]
+    lines += [f"  {'clean':<14} {', '.join(steps)}"] if steps else []
     lines += [f"  {stage['name']:<14} {stage['verb']:<9} {stage['component']}" for stage in stages]
-    output.result({"recipe": checked.name, "stages": stages, "faults": []}, lines)
+    output.result({"recipe": checked.name, "clean": steps, "stages": stages, "faults": []}, lines)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from tamis.report.wording import count, finite, seconds, share
 MAX_LOSSES = 25
 MAX_QUARANTINED = 30
 MAX_EXCERPT = 240
+MAX_FACTS = 8
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def losses(run: RunFolder) -> list[dict[str, Any]]:
         return []
     columns = (ledger[name].to_pylist() for name in ("verdict", "step", "reason"))
     rows_lost = (key for key in zip(*columns, strict=True) if key[0] != "selected")
-    lost = Counter((*key[:2], kind_of(str(key[2])) if key[0] == "quarantined" else key[2]) for key in rows_lost)
+    alike = {"ingest", *(clean(step.get("step")) for step in run.manifest.get("cleaning") or ())}  # reasons in detail
+    lost = Counter((*key[:2], kind_of(str(key[2])) if key[1] in alike else key[2]) for key in rows_lost)
     ranked = lost.most_common()
     lines = [
         {"verdict": clean(key[0]), "step": clean(key[1]), "reason": clean(key[2], MAX_EXCERPT), "rows": rows}
@@ -113,6 +115,34 @@ def losses(run: RunFolder) -> list[dict[str, Any]]:
         rest = {"verdict": "", "step": "", "reason": f"{count(len(tail))} rarer reasons"}
         lines.append({**rest, "rows": sum(rows for _, rows in tail)})
     return lines
+
+
+def cleaning(run: RunFolder) -> list[dict[str, Any]]:
+    """What every step of the cleaning did: rows in, dropped and changed, and what it found, in words."""
+    return [
+        {
+            "step": clean(step.get("step")),
+            **{name: finite(step.get(name)) or 0 for name in ("read", "dropped", "changed")},
+            "facts": "; ".join(f"{clean(name).replace('_', ' ')} {_said(one)}" for name, one in _facts(step)),
+        }
+        for step in run.manifest.get("cleaning") or ()
+    ]
+
+
+def _facts(step: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    facts = step.get("facts")
+    return list(facts.items()) if isinstance(facts, Mapping) else []
+
+
+def _said(value: Any) -> str:
+    """A fact in few words: a number, a table by its largest entries, or text."""
+    if isinstance(value, Mapping):
+        parts = [f"{clean(name) or '(none)'} {_said(one)}" for name, one in list(value.items())[:MAX_FACTS]]
+        return ", ".join(parts) + (f" and {len(value) - MAX_FACTS} more" if len(value) > MAX_FACTS else "")
+    if isinstance(value, list):
+        return ", ".join(_said(one) for one in value[:MAX_FACTS]) + (" …" if len(value) > MAX_FACTS else "")
+    number = finite(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    return clean(value, MAX_EXCERPT) if number is None else count(number) if number == int(number) else f"{number:.4g}"
 
 
 def quarantined(run: RunFolder) -> tuple[list[dict[str, Any]], int]:

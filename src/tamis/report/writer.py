@@ -53,6 +53,7 @@ def render(run: RunFolder) -> str:
             verdict=summary.verdict(run),
             facts=summary.key_numbers(run),
             losses=summary.losses(run),
+            cleaning=summary.cleaning(run),
             quarantine=summary.quarantined(run),
             differences=summary.differences(run),
             provenance=summary.provenance(run),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis import digests
+from tamis.catalogue import load
 from tamis.cleaning import patching
 from tamis.cleaning.leaving import Leaving, check
 from tamis.cleaning.steps import Step
@@ -19,9 +20,11 @@ from tamis.engine import map_jobs
 from tamis.errors import DataError, RecipeError
 from tamis.pool import REJECTS, Pool
 from tamis.protocols import Cleaner, Transform
-from tamis.stages.measure import Signal, digests_of, measure_needs, needs_on, view_of
+from tamis.stages.dependence import needs_of_scorers, ordered, stem_of
+from tamis.stages.measure import digests_of, measure_needs, needs_on, view_of
 from tamis.stages.score import score
 from tamis.stages.select import missing_columns
+from tamis.stages.serving import has_model
 from tamis.stages.sources import ingest_source
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, load_arrays, save_arrays
@@ -58,6 +61,11 @@ class Done:
     seconds: float = 0.0
     place: int | None = None
     made: bool = False
+
+    def said(self) -> str:
+        """What it did, in a few words."""
+        changed = f", {self.changed:,} changed" if self.changed else ""
+        return f"{self.step} {self.dropped:,} dropped{changed}"
 
     def about(self) -> dict[str, Any]:
         """As the history of the pool and the manifest of a run keep it: what does not depend on who ran it."""
@@ -107,15 +115,26 @@ def clean(
 
 
 def needs_of(steps: Iterable[Step], known: Iterable[str] = ()) -> list[Need]:
-    """Signals that steps need on any side, those under the columns that they read included; for merging passes."""
-    from tamis.stages.dependence import needs_of_scorers, ordered
+    """Signals that steps need on any side, those under the columns that they read included; for merging passes.
 
-    needs: list[Need] = []
-    for step in steps:
-        own = list(getattr(step.built(), "needs", ()))
-        scorers = missing_columns([need for need in own if need.kind == "column"], None, dict.fromkeys(known))
-        needs += [*own, *needs_of_scorers(ordered(scorers, known))]
-    return needs
+    `known`: first parts of the names of columns that are there (ratings).
+    """
+    return [need for step in steps for need in needs_of_component(step.built(), known)]
+
+
+def needs_of_component(component: Any, known: Iterable[str] = ()) -> list[Need]:
+    """What a step needs, and what the scorers need that make its columns. RecipeError where one cannot be made."""
+    there = set(known)
+    own = list(component.needs)
+    wanted = [need for need in own if need.kind == "column" and need.side == "pool" and stem_of(need.name) not in there]
+    return [*own, *needs_of_scorers(ordered(missing_columns(wanted, None, {}), there))]
+
+
+def runs_model(step: Step, known: Iterable[str] = ()) -> bool:
+    """Whether a step, or a scorer under it, reads what a model or an encoder measures; lengths need a tokenizer."""
+    needs = needs_of_component(step.built(), known)
+    passes = [load("passes", name) for name in {need.name for need in needs if need.kind == "signal"} - {"lengths"}]
+    return any(has_model(one) or "encoder" in one.__dataclass_fields__ for one in passes)
 
 
 def _without(columns: Mapping[str, Column], kept: NDArray[np.bool_] | None) -> dict[str, Column]:

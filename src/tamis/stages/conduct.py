@@ -14,12 +14,16 @@ from typing import Any
 from tamis import logs
 from tamis.catalogue import build, load
 from tamis.checking import needs_of_pass
+from tamis.cleaning.steps import Step
 from tamis.columns_io import read_all
 from tamis.errors import RecipeError
+from tamis.filtering import needs_of as needs_of_filter
 from tamis.heading import rating_stems
 from tamis.metering import Meter, rates, rows_since
 from tamis.pool import Pool
 from tamis.recipe import Recipe, Stage, scorer_settings
+from tamis.stages.clean import Done, clean
+from tamis.stages.clean import needs_of as needs_of_cleaning
 from tamis.stages.compare import Design, compare, method_name
 from tamis.stages.dependence import needs_of_scorers, ordered, stem_of
 from tamis.stages.load import detail, folders_of, load_checkpoints
@@ -51,6 +55,7 @@ class Conductor:
     took: dict[str, dict[str, Any]] = field(default_factory=dict)
     columns: dict[str, Column] = field(default_factory=dict)
     shared: dict[str, Signal] = field(default_factory=dict)
+    cleaned: tuple[Done, ...] = ()
 
     @classmethod
     def of(cls, recipe: Recipe, work: Workspace) -> Conductor:
@@ -64,8 +69,8 @@ class Conductor:
         settings = richest(needs_of(recipe))
         return cls(recipe, dataclasses.replace(work, **named, settings_of_passes=settings, refit=recipe.refit))
 
-    def ingest(self) -> None:
-        """Read the pool, the target and the existing data."""
+    def ingest(self, *, cleaned: bool = True) -> None:
+        """Read the pool, the target and the existing data, and clean the pool as the recipe says."""
         with self._timed("ingest", "ingest") as timer:
             self.pool = ingest_source(self.recipe.pool, self.work)
             if self.recipe.target is not None:
@@ -77,6 +82,23 @@ class Conductor:
             raise RecipeError("no row of the pool could be used; every row read is in the quarantine with its reason")
         self._read_ratings()
         self.took["ingest"]["detail"] = f"{len(self.pool):,} rows of {len(self.pool.files)} files"
+        if cleaned and self.recipe.clean:
+            self.clean()
+
+    def clean(self, steps: Sequence[Step] | None = None) -> None:
+        """Carry out the steps of the head `clean`, or some; everything after them sees the pool that they leave."""
+        assert self.pool is not None
+        steps = self.recipe.clean if steps is None else steps
+        with self._timed("clean", ", ".join(step.name for step in steps)):
+            found = clean(
+                *(self.pool, steps, self.work),
+                sides=self.sides,
+                columns=self.columns,
+                say=lambda done: self.work.work.event("cleaned", **done.about()),
+            )
+        left = "; ".join(done.said() for done in found.done)
+        self.took["clean"] |= {"kind": "clean", "detail": f"{len(self.pool):,} to {len(found.pool):,} rows: {left}"}
+        self.pool, self.columns, self.cleaned = found.pool, dict(found.columns), found.done
 
     def _read_ratings(self) -> None:
         """Columns that the recipe's pool brings along; what did not fit goes to the log and the events."""
@@ -348,6 +370,7 @@ def needs_of(recipe: Recipe) -> list[Need]:
     """Everything that the components of a recipe need. Where a token pass runs, it pools too, for the report's map."""
     needs: list[Need] = []
     known = list(rating_stems(recipe.values))
+    needs += needs_of_cleaning(recipe.clean, known)
     for stage in recipe.stages:
         if stage.verb == "score":
             own = scorer_settings(stage.settings["score"])
@@ -360,6 +383,7 @@ def needs_of(recipe: Recipe) -> list[Need]:
             weighing = weigher_of(stage.settings.get("weigh"))
             mixer = mixer_of(stage.settings.get("mix"))
             asked = needs_with(build("selectors", stage.component, stage.own), mixer, weighing)
+            asked += needs_of_filter(stage.settings.get("where"))
             needs += [*asked, *_column_needs(stage, asked, known)]
     if any(need.key == "tokens" for need in needs):
         needs.append(Need(kind="signal", name="tokens", settings=(("loss", "none"), ("pooled", True))))

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tamis.catalogue import build
+from tamis.heading import rating_stems
 from tamis.pool import Pool
 from tamis.protocols import Scorer
 from tamis.recipe import Recipe, Stage, scorer_settings
+from tamis.stages.clean import runs_model
 from tamis.stages.compare import method_name, told_apart
 from tamis.stages.conduct import Conductor, needs_of
 from tamis.stages.estimates import (
@@ -34,10 +36,11 @@ PROBE_ROWS = 48
 def plan(recipe: Recipe, work: Workspace) -> dict[str, Any]:
     """Passes, rows, tokens, arms, disk and hours of a recipe on this machine."""
     conductor = Conductor.of(recipe, work)
-    conductor.ingest()
+    conductor.ingest(cleaned=False)
+    cleaning = list(_cleaning(conductor))
     view = conductor.view()
     speed = _tokens_per_second(view, conductor.work)
-    steps = list(_steps(conductor, view))
+    steps = [*cleaning, *_steps(conductor, view)]
     lines = [step.line(speed) for step in steps]
     needs = needs_of(recipe)
     usable = int(view.usable.sum())
@@ -114,6 +117,24 @@ def _steps(conductor: Conductor, view: PoolView) -> Iterator[Step]:
             yield _evaluation_step(conductor, stage.name, stage.component, stage.settings["on"], 1)
         elif stage.verb == "compare":
             yield from _arm_steps(conductor, view, stage, target)
+
+
+def _cleaning(conductor: Conductor) -> Iterator[Step]:
+    """Steps of `clean`: those before the first that runs a model are carried out, so that what follows is of the rows.
+
+    Behind it the figures of the plan are of the rows that are there before it.
+    """
+    steps, known = conductor.recipe.clean, rating_stems(conductor.recipe.values)
+    models = [number for number, step in enumerate(steps) if runs_model(step, known)]
+    first = models[0] if models else len(steps)
+    conductor.clean(steps[:first])
+    for done in conductor.cleaned:
+        changed = f", {done.changed:,} changed" if done.changed else ""
+        what = f"{done.step}: {done.dropped:,} rows dropped{changed}"
+        yield Step("clean", what, done.read, 0, 0.0, done=f"{done.read:,} of {done.read:,} rows")
+    for step in steps[first:]:
+        assert conductor.pool is not None
+        yield Step("clean", f"{step.name}: not carried out in a plan", len(conductor.pool), 0, 0.0, estimated=False)
 
 
 def _target_size(conductor: Conductor) -> Size:
