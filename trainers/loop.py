@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tamis import deadline
 from tamis.checkpoints import Checkpoint
 from tamis.errors import TrainError
 from tamis.trainers.hearing import Around, Hearing, acting
@@ -119,6 +120,11 @@ def fit(run: Run) -> list[Checkpoint]:
                 hearing.forget()
             if main and due and progress.step < len(rates):
                 save_state(resume, progress, run.identity, run.parameters, optimizer, hearing.records)
+            # several processes would have to agree; what hooks remember is emptied where states are due, and only there
+            if run.accelerator.num_processes == 1 and progress.step < len(rates) and deadline.is_up():
+                if not due and not run.hooks:
+                    save_state(resume, progress, run.identity, run.parameters, optimizer, hearing.records)
+                raise deadline.TimeUp(f"a training stands at step {progress.step:,} of {len(rates):,}")
     run.model.eval()
     run.accelerator.wait_for_everyone()
     if main:

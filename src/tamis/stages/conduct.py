@@ -6,12 +6,12 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tamis import logs
+from tamis import deadline, logs
 from tamis.catalogue import build, load
 from tamis.checking import needs_of_pass
 from tamis.cleaning.steps import Step
@@ -123,7 +123,7 @@ class Conductor:
             "evaluate": self._evaluate,
             "export": self._export,
         }
-        with self._timed(stage.name, f"{stage.verb} {stage.component}") as timer:
+        with self._timed(stage.name, f"{stage.verb} {stage.component}") as timer, self._within_deadline():
             left = self.outcomes[stage.name] = carry[stage.verb](stage)
             if isinstance(left, Training) and left.made and "rows" in left.facts:
                 epochs = int(getattr(build("trainers", stage.component, stage.own), "epochs", 1))
@@ -306,6 +306,17 @@ class Conductor:
         assert self.pool is not None
         chosen: Selection = self.outcomes[str(stage.settings["subset"])[1:]]
         return export_subset(self.pool, chosen, stage.component, Path(str(stage.settings["to"])), self.work)
+
+    @contextmanager
+    def _within_deadline(self) -> Iterator[None]:
+        """Begin no stage after the deadline; where it stops one, the error says which are done and which are left."""
+        done = ", ".join(self.took)
+        try:
+            deadline.check("no stage is begun any more")
+            yield
+        except deadline.TimeUp as error:
+            left = ", ".join(one.name for one in self.recipe.stages if one.name not in self.outcomes)
+            raise deadline.ended(error, done, left) from error
 
     def _timed(self, name: str, kind: str) -> _Timer:
         return _Timer(self, name, kind)

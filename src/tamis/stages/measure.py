@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tamis import digests
+from tamis import deadline, digests
 from tamis.catalogue import load
 from tamis.engine import map_jobs, workers_kept
 from tamis.errors import RecipeError
@@ -112,11 +112,15 @@ def measure(
         log.info("pass %s: %d of %d shards to measure", name, len(missing), len(jobs))
     said = started
     machine = dataclasses.replace(work.machine, workers=1) if getattr(component, "in_process", False) else work.machine
-    for number, _ in enumerate(map_jobs(_measure_shard, missing, machine)):
-        work.work.event("shard", signal=name, number=number + 1, of=len(missing))
-        if time.perf_counter() - said > SAY_SECONDS:
-            said = time.perf_counter()
-            log.info("pass %s: %d of %d shards", name, number + 1, len(missing))
+    try:
+        for number, _ in enumerate(map_jobs(_measure_shard, missing, machine)):
+            work.work.event("shard", signal=name, number=number + 1, of=len(missing))
+            if time.perf_counter() - said > SAY_SECONDS:
+                said = time.perf_counter()
+                log.info("pass %s: %d of %d shards", name, number + 1, len(missing))
+    except deadline.TimeUp as error:
+        done = sum(work.store.get(SIGNAL, job.identity) is not None for job in jobs)
+        raise deadline.TimeUp(f"pass {name} stands at {done} of {len(jobs)} shards") from error
     seconds = time.perf_counter() - started
     found = [one for job in jobs if (one := work.store.get(SIGNAL, job.identity)) is not None]
     ever += sum(one.seconds for one in found)
@@ -215,6 +219,8 @@ def digests_of(columns: Mapping[str, Column]) -> dict[str, str]:
 
 
 def _measure_shard(job: _Job) -> str:
+    deadline.check("no shard is begun any more")
+
     def make(folder: Path) -> dict[str, Any]:
         arrays = job.component.measure(job.shard, ShardSignals(job.shard, job.folders), job.machine)
         save_arrays(folder, arrays)

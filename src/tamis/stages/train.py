@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tamis import digests
+from tamis import deadline, digests
 from tamis.catalogue import build, load
 from tamis.checkpoints import Checkpoint
 from tamis.engine import map_jobs
@@ -234,6 +234,7 @@ class Evaluated:
 
 def evaluate_one(job: EvaluationJob) -> Evaluated:
     """Train if asked, then measure; both are found where they were done before."""
+    deadline.check("no arm is begun any more")
     training = train_one(job.training) if job.training is not None else None
     model = training.model if training is not None else job.model
     assert model is not None, "an evaluation job has a model or a training job"
