@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from tamis import locks, logs, runs
 from tamis import recipe as recipes
-from tamis import runs
+from tamis.endings import Watched
 from tamis.engine import machine
+from tamis.flows.events import Told
 from tamis.flows.server import server
 from tamis.report import write_report
 from tamis.stages.conduct import Conductor
@@ -67,24 +70,55 @@ def write_results(run: str, started: float) -> str:
 
 @flow(name="curate", flow_run_name="{recipe}")
 def curate(
-    recipe: str, workspace: str = ".tamis", overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None
+    recipe: str,
+    workspace: str = ".tamis",
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    wait_hours: float | None = None,
 ) -> dict[str, Any]:
-    """Carry out a recipe; returns the run folder, the report and the verdict. `options`: settings of the machine."""
-    started = time.time()
+    """Carry out a recipe; returns the run folder, the report and the verdict. `options`: settings of the machine.
+
+    `wait_hours`: how long to wait for another scheduled run on this workspace; None waits for none, and is not waited
+    for.
+    """
+    if logs.asked_for():
+        logs.to_json()
+        logs.take_over("prefect")
     checked = recipes.load(recipe, overrides)
     root = Path(workspace).resolve()
+    mine = nullcontext() if wait_hours is None else locks.turn(root, checked.name, 3600 * wait_hours)
+    with mine:
+        return _carry_out(checked, root, dict(options or {}))
+
+
+def _carry_out(checked: recipes.Recipe, root: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Carry out a recipe in its turn, and tell Prefect and the run folder what becomes of it."""
+    started = time.time()
     folder = runs.start(checked, root / "runs")
     run = str(folder)
-    work = Work(events=folder / "events.jsonl")
-    _CONDUCTED[run] = Conductor.of(checked, Workspace(root, machine(**dict(options or {})), checked.model, work))
-    try:
+    with ExitStack() as inside:
+        inside.enter_context(logs.within(run=folder.name, recipe=checked.name))
+        inside.enter_context(Watched(folder, root))
+        told = inside.enter_context(Told(checked.name, root, folder))
+        work = Work(events=folder / "events.jsonl")
+        _CONDUCTED[run] = Conductor.of(checked, Workspace(root, machine(**options), checked.model, work))
+        inside.callback(_CONDUCTED.pop, run)
         read_sources(run)
+        _tell_of_quarantine(told, _CONDUCTED[run])
         for stage in checked.stages:
             carry_out.with_options(name=stage.name)(run, stage.name)
         report = write_results(run, started)
-        return {"run": run, "report": report, **_outcome(_CONDUCTED[run])}
-    finally:
-        del _CONDUCTED[run]
+        outcome = _outcome(_CONDUCTED[run])
+        facts = {key: outcome[key] for key in ("rows", "verdict")} | {"seconds": round(time.time() - started, 1)}
+        told.tell("tamis.run.finished", report=report, subset=f"{run}/subset.parquet", **facts)
+        return {"run": run, "report": report, **outcome}
+
+
+def _tell_of_quarantine(told: Told, conductor: Conductor) -> None:
+    files = conductor.pool.files if conductor.pool is not None else ()
+    bad, read = (sum(int(file[name]) for file in files) for name in ("quarantined", "rows"))
+    if bad:
+        told.tell("tamis.rows.quarantined", rows=bad, of=read)
 
 
 def run_here(recipe: str, workspace: Path, overrides: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,8 @@ def check_folder(run: Run, world: World) -> None:
 def test_a_run_leaves_everything_that_a_reviewer_needs(plain: Run, world: World) -> None:
     check_folder(plain, world)
     assert len(pq.read_table(plain.folder / "quarantine.parquet")) == len(small.BROKEN)
-    assert {"name", "kind", "seconds", "detail"} == set(plain.manifest["stages"][0])
+    measured = {"rows", "rows_per_second", "peak_memory_mb"}
+    assert {"name", "kind", "seconds", "detail"} | measured == set(plain.manifest["stages"][0])
     assert plain.manifest["subset"]["digest"] and plain.manifest["model"]["digest"] and plain.manifest["versions"]
     page = (plain.folder / "report.html").read_text(encoding="utf-8")
     assert "<html" in page and plain.manifest["name"] in page
