@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from tamis.stages.measure import Signal
     from tamis.stages.select import Selection
+    from tamis.stages.train import Training
 
 WARM_UP: Mapping[str, Any] = {"epochs": 4, "keep": "every-epoch"}
 OVER_WARM_UP: Mapping[str, Mapping[str, Any]] = {  # passes over its checkpoints that read no target
@@ -214,11 +216,11 @@ def _influence(
     from tamis.stages.measure import measure
     from tamis.stages.only import measure_only
 
-    checkpoints = _warmed_up(pool, work, warm_up, given).training.checkpoints
-    component = build("passes", "influence", {"checkpoints": checkpoints, "target": target})
+    warmed = _warmed_up(pool, work, warm_up, given)
+    component = build("passes", "influence", {"checkpoints": warmed.checkpoints, "target": target})
     if only is not None:
-        return measure_only(pool, only, "influence", component, work)
-    return measure(pool, "influence", component, work, given)
+        return _noted(measure_only(pool, only, "influence", component, work), warmed)
+    return _noted(measure(pool, "influence", component, work, given), warmed)
 
 
 def _over_warm_up(
@@ -227,21 +229,28 @@ def _over_warm_up(
     """Losses of every row over a warm-up, those of the untouched model first; or gradients on its last checkpoint."""
     from tamis.stages.measure import measure
 
-    checkpoints = _warmed_up(pool, work, warm_up, given).training.checkpoints
-    return measure(pool, name, build("passes", name, {"checkpoints": checkpoints, **OVER_WARM_UP[name]}), work, given)
+    warmed = _warmed_up(pool, work, warm_up, given)
+    component = build("passes", name, {"checkpoints": warmed.checkpoints, **OVER_WARM_UP[name]})
+    return _noted(measure(pool, name, component, work, given), warmed)
+
+
+def _noted(signal: Signal, warmed: Training) -> Signal:
+    """The signal with what a reader must know of the warm-up under it."""
+    return dataclasses.replace(signal, notes=(*(f"warm-up: {note}" for note in warmed.notes), *signal.notes))
 
 
 def _warmed_up(
     pool: Pool, work: Workspace, warm_up: Mapping[str, Any] | Trained, given: Mapping[str, Signal]
-) -> Trained:
-    """The warm-up given, or `lora` with these settings on a random 5 % of the pool."""
-    from tamis.api.proving import train
-    from tamis.stages.select import select as run
+) -> Training:
+    """The warm-up given, or `lora` with these settings on a random 5 % of the pool, or of what the pool once was."""
+    from tamis.graph import Stage
+    from tamis.stages.sampled import job_of, train_on_sample
 
     if isinstance(warm_up, Trained):
-        return warm_up
-    chosen = run(pool, build("selectors", "random", {"seed": 1}), Budget(share=0.05), work, given=given)
-    return train(handle_of(pool, chosen, work, "warm-up", ()), settings={**WARM_UP, **warm_up})
+        return warm_up.training
+    on = {"select": "random", "seed": 1, "budget": "5%"}
+    stage = Stage("warm-up", "train", {"train": "lora", "on": on, **WARM_UP, **warm_up}, ())
+    return train_on_sample(stage, pool, None, work, given, {}, functools.partial(job_of, stage, pool, None, work))
 
 
 def _utility(pool: Pool, settings: Mapping[str, Any], work: Workspace, given: Mapping[str, Signal]) -> Signal:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tamis.errors import RecipeError
 from tamis.models import ModelRef
+from tamis.pins import Refit
 from tamis.pool import MANIFEST, Pool
 from tamis.stages.workspace import Workspace
 from tamis.values import Machine, Need
@@ -31,13 +32,15 @@ def workspace(
     judge: Model = None,
     reference: Model = None,
     max_tokens: int = 2048,
+    refit: str = "20%",
     **machine: Any,
 ) -> Workspace:
     """A workspace (default: `TAMIS_WORKSPACE`, else `./.tamis`) with its model and this machine.
 
     `model`: what reads the rows. Without one the shipped tamis:tiny-lm counts tokens, and what runs a model refuses.
-    `judge`, `reference`: second models, for scorers that need one. `max_tokens`: rows are cut there. `machine`:
-    `device`, `workers`, `threads`, `tokens_per_batch`.
+    `judge`, `reference`: second models, for scorers that need one. `max_tokens`: rows are cut there. `refit`: when
+    what was fitted on a pool is fitted again after the pool has changed, see `tamis.pins`. `machine`: `device`,
+    `workers`, `threads`, `tokens_per_batch`.
     """
     from tamis import engine
 
@@ -46,7 +49,7 @@ def workspace(
     second = {"judge": judge, "reference": reference}
     others: dict[str, Any] = {role: _ref(one, max_tokens, on.device) for role, one in second.items() if one is not None}
     place = Path(root or os.environ.get("TAMIS_WORKSPACE") or ".tamis").resolve()
-    return Workspace(place, on, ref, assumed=model is None, **others)
+    return Workspace(place, on, ref, assumed=model is None, refit=Refit.parse(refit), **others)
 
 
 def _ref(model: ModelRef | str, max_tokens: int, device: str) -> ModelRef:

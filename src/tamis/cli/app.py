@@ -27,6 +27,7 @@ Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda (defau
 Model = Annotated[str | None, typer.Option("--model", help="Folder, hub name or tamis:tiny-lm.")]
 Judge = Annotated[str | None, typer.Option("--judge", help="Model that judges, for what needs one.")]
 Reference = Annotated[str | None, typer.Option("--reference", help="Model to compare with, for what needs one.")]
+Refit = Annotated[bool, typer.Option("--refit", help="Fit anew what was fitted before the pool changed.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Cut rows at this many tokens.")]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Sets, Workers, app
+from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Refit, Sets, Workers, app
 from tamis.cli.pools import COLUMNS, On, PoolName, open_workspace, pass_lines, settings_of
 
 SubsetName = Annotated[Path, typer.Argument(help="A subset file that `tamis select` wrote, or a run folder.")]
@@ -48,6 +48,7 @@ def select(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    refit: Refit = False,
     json: Json = False,
 ) -> None:
     """Choose rows of a pool within a budget; `--set` takes warm_up.… (LESS), utility.… (DELIFT), mix.… and weigh.…"""
@@ -58,7 +59,7 @@ def select(
     warm_up, utility = (settings.pop(name, {}) for name in ("warm_up", "utility"))
     mixed, weighed = (_named(settings, name, one) for name, one in (("mix", mixer), ("weigh", weigher)))
     second = {"judge": judge, "reference": reference}
-    work = open_workspace(workspace, model, max_tokens, workers, device, required=False, **second)
+    work = open_workspace(workspace, model, max_tokens, workers, device, required=False, refit=refit, **second)
     chosen = run(
         pool,
         selector,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Sets, Workers, app
+from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Refit, Sets, Workers, app
 from tamis.cli.running import machine_options
 
 PoolName = Annotated[str, typer.Argument(help="A pool folder that `tamis ingest` made, or a data file.")]
@@ -42,6 +42,7 @@ def open_workspace(
     required: bool,
     judge: str | None = None,
     reference: str | None = None,
+    refit: bool = False,
 ) -> Any:
     """Workspace of a verb; `required`: a model is going to run, so `--model` must be said."""
     from tamis.api import workspace
@@ -57,7 +58,8 @@ def open_workspace(
             except ModelError as error:
                 raise RecipeError(f"--{role}: {error}") from error
     machine = machine_options(workers, device)
-    return workspace(place, model, judge=judge, reference=reference, max_tokens=max_tokens, **machine)
+    settings = {"refit": "always"} if refit else {}
+    return workspace(place, model, judge=judge, reference=reference, max_tokens=max_tokens, **settings, **machine)
 
 
 @app.command()
@@ -141,6 +143,7 @@ def score(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    refit: Refit = False,
     json: Json = False,
 ) -> None:
     """Score every row of a pool; passes that were run before are not run again."""
@@ -148,7 +151,7 @@ def score(
     from tamis.api import score as run
 
     second = {"judge": judge, "reference": reference}
-    work = open_workspace(workspace, model, max_tokens, workers, device, required=False, **second)
+    work = open_workspace(workspace, model, max_tokens, workers, device, required=False, refit=refit, **second)
     found = run(pool, with_settings(scorers, sets), work=work)
     facts, passes = column_facts(found), work.work.passes
     value = {"columns": facts, "passes": passes, "facts": found.facts, "notes": list(found.notes)}

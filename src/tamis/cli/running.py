@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Sets, Workers, app
+from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Refit, Sets, Workers, app
 
+REFIT = ("refit=always",)
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
 
 
@@ -35,13 +36,14 @@ def run(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    refit: Refit = False,
     json: Json = False,
 ) -> None:
     """Carry out a whole recipe through Prefect; goes on where an earlier run stopped."""
     output.use_json(json)
     from tamis import recipe as recipes
 
-    overrides = with_roles(sets, judge=judge, reference=reference)
+    overrides = with_roles([*(sets or []), *REFIT] if refit else sets, judge=judge, reference=reference)
     checked = recipes.load(recipe, overrides)  # all faults at once, before anything starts
     from tamis.api import run as carry_out
 

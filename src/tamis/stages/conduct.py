@@ -29,14 +29,14 @@ from tamis.stages.dependence import needs_of_scorers, ordered, stem_of
 from tamis.stages.load import detail, folders_of, load_checkpoints
 from tamis.stages.measure import SHARED, Signal, measure, measure_needs, richest, view_of
 from tamis.stages.only import measure_only
-from tamis.stages.sampled import drawn_by, train_on_sample
+from tamis.stages.sampled import drawn_by, job_of, train_on_sample
 from tamis.stages.score import Scored, known_columns, score
 from tamis.stages.select import Selection, mixer_of, needs_with, select
 from tamis.stages.sources import ingest_source
-from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate_one, row_weights_of, train_one
+from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate_one, train_one
 from tamis.stages.weigh import weigher_of
 from tamis.stages.workspace import Workspace
-from tamis.values import Budget, Column, Need, Seeds, Subset
+from tamis.values import Budget, Column, Need, Subset
 from tamis.views import PoolView
 
 log = logging.getLogger(__name__)
@@ -157,8 +157,8 @@ class Conductor:
         on = stage.settings.get("on", "@pool")
         if isinstance(on, Mapping):
             given = self._signals(*drawn_by(stage).needs)
-            job_of = functools.partial(self._training_job, stage)
-            return train_on_sample(stage, self.pool, self.target, self.work, given, self.columns, job_of)
+            job = functools.partial(self._training_job, stage)
+            return train_on_sample(stage, self.pool, self.target, self.work, given, self.columns, job)
         if on == "@pool":
             import numpy as np
 
@@ -175,21 +175,7 @@ class Conductor:
 
     def _training_job(self, stage: Stage, subset: Subset) -> TrainingJob:
         assert self.pool is not None
-        seed = int(stage.settings.get("seed", 0))
-        return TrainingJob(
-            store=self.work.store,
-            trainer=stage.component,
-            settings=stage.own,
-            model=self.work.model,
-            rows_of=self.pool,
-            positions=tuple(int(place) for place in subset.positions),
-            seeds=Seeds(adapter=seed, order=seed),
-            machine=self.work.machine,
-            row_weights=row_weights_of(subset),
-            token_weights=subset.tokens,
-            hooks=scorer_settings(stage.settings.get("hooks")),
-            target=self.target,
-        )
+        return job_of(stage, self.pool, self.target, self.work, subset)
 
     def _pass(self, stage: Stage) -> Signal:
         assert self.pool is not None

@@ -10,12 +10,12 @@ from tamis.catalogue import build
 from tamis.pins import Fitting
 from tamis.pool import Pool
 from tamis.protocols import Selector
-from tamis.recipe import Stage
+from tamis.recipe import Stage, scorer_settings
 from tamis.stages.measure import Signal, read_by_shard
 from tamis.stages.select import select
-from tamis.stages.train import TRAINING, Training, TrainingJob, train_entry, training_from
+from tamis.stages.train import TRAINING, Training, TrainingJob, row_weights_of, train_entry, training_from
 from tamis.stages.workspace import Workspace
-from tamis.values import Budget, Column, Subset
+from tamis.values import Budget, Column, Seeds, Subset
 
 
 def drawn_by(stage: Stage) -> Selector:
@@ -40,6 +40,25 @@ def fitting_of(stage: Stage, pool: Pool, target: Pool | None, work: Workspace, i
     return work.fitting(stage.name, about, TRAINING, pool, inputs, by_row=bool(hooks))
 
 
+def job_of(stage: Stage, pool: Pool, target: Pool | None, work: Workspace, subset: Subset) -> TrainingJob:
+    """The training of a stage on a subset."""
+    seed = int(stage.settings.get("seed", 0))
+    return TrainingJob(
+        store=work.store,
+        trainer=stage.component,
+        settings=stage.own,
+        model=work.model,
+        rows_of=pool,
+        positions=tuple(int(place) for place in subset.positions),
+        seeds=Seeds(adapter=seed, order=seed),
+        machine=work.machine,
+        row_weights=row_weights_of(subset),
+        token_weights=subset.tokens,
+        hooks=scorer_settings(stage.settings.get("hooks")),
+        target=target,
+    )
+
+
 def train_on_sample(
     stage: Stage,
     pool: Pool,
@@ -47,7 +66,7 @@ def train_on_sample(
     work: Workspace,
     given: Mapping[str, Signal],
     columns: Mapping[str, Column],
-    job_of: Callable[[Subset], TrainingJob],
+    job: Callable[[Subset], TrainingJob],
 ) -> Training:
     """Draw the sample and train on it, or find what was drawn and trained before the pool changed."""
     selector = drawn_by(stage)
@@ -57,7 +76,7 @@ def train_on_sample(
     def drawn_and_trained() -> Any:
         budget = Budget.parse(stage.settings["on"]["budget"])
         chosen = select(pool, selector, budget, work, name=stage.name, given=given, columns=columns)
-        return train_entry(job_of(chosen.subset))
+        return train_entry(job(chosen.subset))
 
     fitting = fitting_of(stage, pool, target, work, read_by_shard(pool, read, own))
     entry, fit = fitting.entry(drawn_and_trained)
