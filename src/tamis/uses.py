@@ -33,17 +33,19 @@ class NotedStore(Store):
 
     def get(self, kind: str, identity: str) -> Entry | None:
         """The complete entry of `identity`, or None; one that is found is noted."""
+        if not self.root.is_dir():
+            return None
         self._share()
         found = super().get(kind, identity)
         if found is not None:
-            self._note(kind, identity)
+            self.note(kind, identity)
         return found
 
     def get_or_make(self, kind: str, identity: str, make: Make, *, about: Any = None, resumable: bool = False) -> Entry:
         """The entry of `identity`, made if it is not there yet; noted either way."""
         self._share()
         entry = super().get_or_make(kind, identity, make, about=about, resumable=resumable)
-        self._note(kind, identity)
+        self.note(kind, identity)
         return entry
 
     def entries(self, kind: str) -> Iterator[Entry]:
@@ -54,8 +56,9 @@ class NotedStore(Store):
         with _unless_read_only():
             locks.share(self.root.parent)
 
-    def _note(self, kind: str, identity: str) -> None:
-        if self.notes is None or (self.notes, kind, identity) in _NOTED:
+    def note(self, kind: str, identity: str) -> None:
+        """Note a use of something that lies outside of the store, too: `pools`, columns registered for a pool."""
+        if self.notes is None or not self.root.is_dir() or (self.notes, kind, identity) in _NOTED:
             return
         # the line break comes first too: what another process could not write to its end spoils no line of ours
         line = f"\n{time.strftime('%Y-%m-%d')} {kind}/{identity}\n".encode()

@@ -238,7 +238,8 @@ def _register(
 
 
 def registry(pool: Pool, work: Workspace) -> Path:
-    """File that lists the columns of a pool in this workspace."""
+    """File that lists the columns of a pool in this workspace; who asks for it uses them."""
+    work.store.note("pools", pool.digest)
     return work.root / "pools" / pool.digest / "columns.json"
 
 

@@ -99,7 +99,7 @@ class Workspace:
             raise RecipeError([without(role, component) for role in sorted(missing)])
 
     @property
-    def store(self) -> Store:
+    def store(self) -> uses.NotedStore:
         """The content-addressed store; what is taken out of it is noted as used by the run, or by a verb."""
         events = self.work.events
         notes = self.root / uses.ENTRIES if events is None else events.with_name(uses.ENTRIES)
