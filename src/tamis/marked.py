@@ -13,6 +13,7 @@ from tamis.errors import RecipeError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 Where = tuple[str, ...]
+MOST_VALUES, MOST_LEVELS = 100_000, 100  # of a YAML document
 NAMED = ("model", "judge", "reference")  # a bare name stands for `{name: …}`
 
 
@@ -41,6 +42,8 @@ def read(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, st
     import yaml
 
     marked = Marked(str(path))
+    if path.exists() and not path.is_file():
+        raise RecipeError(f"{path}: the recipe is no file (a folder, a pipe or a device)")
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -52,12 +55,37 @@ def read(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, st
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise RecipeError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{path}: not YAML: nested too deeply") from error
     if not isinstance(node, yaml.MappingNode):
         raise RecipeError(f"{path}: a recipe is a mapping of names to settings; see `tamis recipes`")
+    check_size(node, str(path))
     marked.values = _plain(node, (), marked, os.environ if environment is None else environment)
     for override in overrides:
         apply_override(marked, override)
     return marked
+
+
+def check_size(node: Any, name: str) -> None:
+    """Refuse a YAML document whose anchors make it endless, or larger than any recipe (100,000 values), or deep.
+
+    Aliases are one node in memory and many values in what they stand for: a few lines can say billions.
+    """
+    counts: dict[int, int] = {}
+
+    def count(one: Any, above: tuple[int, ...]) -> int:
+        if id(one) in above:
+            raise RecipeError(f"{name}: a YAML anchor holds itself")
+        if len(above) > MOST_LEVELS:
+            raise RecipeError(f"{name}: nested more than {MOST_LEVELS} levels deep")
+        if id(one) not in counts:
+            parts = one.value if isinstance(one.value, list) else []
+            flat = [part for item in parts for part in (item if isinstance(item, tuple) else (item,))]
+            counts[id(one)] = 1 + sum(count(part, (*above, id(one))) for part in flat)
+        return counts[id(one)]
+
+    if node is not None and count(node, ()) > MOST_VALUES:
+        raise RecipeError(f"{name}: its anchors stand for more than {MOST_VALUES:,} values; write them out")
 
 
 def _plain(node: Any, path: Where, marked: Marked, environment: Mapping[str, str]) -> Any:
@@ -100,12 +128,23 @@ def _scalar(node: Any, path: Where, marked: Marked, environment: Mapping[str, st
 
 
 def _parse(text: str) -> Any:
+    try:
+        return safe_load(text, text[:40])
+    except ValueError:
+        return text
+
+
+def safe_load(text: str, name: str) -> Any:
+    """YAML as plain values: no tags, no bombs. ValueError where it is no YAML, RecipeError where it is a bomb."""
     import yaml
 
     try:
+        check_size(yaml.compose(text, Loader=yaml.SafeLoader), name)
         return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise RecipeError(f"{name}: nested too deeply") from error
 
 
 def apply_override(marked: Marked, override: str) -> None:

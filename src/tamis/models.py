@@ -117,8 +117,8 @@ def open_tokenizer(name: str) -> PreTrainedTokenizerBase:
     folder = folder_of(name)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"no tokenizer can be read from {folder}: {error}") from error
+    except Exception as error:  # the tokenizers library raises Exception itself for a broken tokenizer.json
+        raise ModelError(f"no tokenizer can be read from {folder}: {type(error).__name__}: {error}"[:600]) from error
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer of {name!r} has no fast form; tamis needs character offsets")
     return tokenizer  # type: ignore[no-any-return]
@@ -134,6 +134,7 @@ def quiet() -> None:
 def open_model(ref: ModelRef, device: str, *, trainable: bool = False) -> PreTrainedModel:
     """The model on `device` in its dtype, in eval mode, adapter applied (not merged). Not cached: callers keep it."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     quiet()
@@ -143,7 +144,7 @@ def open_model(ref: ModelRef, device: str, *, trainable: bool = False) -> PreTra
         model: Any = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, attn_implementation=ref.attention, use_safetensors=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise ModelError(f"no causal language model can be read from {folder}: {error}") from error
     if ref.adapter is not None:
         from peft import PeftModel

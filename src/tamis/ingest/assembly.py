@@ -54,7 +54,7 @@ def ingest(
     seen: Counter[str] = Counter()
     with scratch(store.root) as copies:
         for found in sources.resolve(files, copies):
-            digest = found.digest()
+            stamp, digest = _looked_at(found)
             given = {**found.mapping, **entries}
             mappings.check_mapping(given)
             packed = readers.container(found.path, found.file, given)
@@ -64,7 +64,7 @@ def ingest(
             origin = origin_of(found.file, first, seen[alike])
             seen[alike] += 1
             item = Input(found, digest, origin, packed, name, given or None, sample, shard_rows)
-            entry, made = _ingest_file(item, store, on or Machine())
+            entry, made = _ingest_file(item, store, on or Machine(), stamp)
             shards += made
             rejects.append(entry.file(REJECTS))
             about = {key: value for key, value in entry.facts.items() if key != "shards"}
@@ -72,11 +72,24 @@ def ingest(
     return Pool(tuple(shards), tuple(facts), tuple(rejects))
 
 
-def _ingest_file(item: Input, store: Store, on: Machine) -> tuple[Entry, list[Shard]]:
+def _looked_at(source: sources.Source) -> tuple[Any, str]:
+    """Size and time of a file, and its digest. DataError where it cannot be read."""
+    try:
+        return _stamp(source), source.digest()
+    except OSError as error:
+        raise DataError(f"{source.name}: cannot be read ({error.strerror or error})") from error
+
+
+def _stamp(source: sources.Source) -> Any:
+    found = source.path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _ingest_file(item: Input, store: Store, on: Machine, stamp: Any) -> tuple[Entry, list[Shard]]:
     """Get the file's rejects entry, whose facts name its shards; parse only if a part of it is missing."""
     identity = item.identity()
     for _ in range(2):
-        entry = store.get_or_make("rejects", identity, _Parsing(item, store, on).into)
+        entry = store.get_or_make("rejects", identity, _Parsing(item, store, on, stamp).into)
         shards = [store.get("shard", name) for name in entry.facts["shards"]]
         found = [Shard(shard.path, shard.digest, shard.facts["rows"]) for shard in shards if shard is not None]
         if len(found) == len(shards):
@@ -92,6 +105,7 @@ class _Parsing:
     item: Input
     store: Store
     on: Machine
+    stamp: Any  # of the file when its digest was taken
     waiting: list[pa.Table] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -108,12 +122,23 @@ class _Parsing:
                 self._keep(judged.rows)
         if sum(map(len, self.waiting)):
             self._close_shard(self._joined())
+        self._check_stamp()
         form = self.forms.most_common(1)
         return {
             "format": f"{self.item.packed}: {form[0][0]}" if form else str(self.item.packed),
             **{name: self.counts[name] for name in ("rows", "kept", "quarantined", "dropped")},
             "shards": self.shards,
         }
+
+    def _check_stamp(self) -> None:
+        """Refuse what was read of a file that is not the one whose digest is in its identity."""
+        try:
+            same = _stamp(self.item.source) == self.stamp
+        except OSError:
+            same = False
+        if not same:
+            name = self.item.source.name
+            raise DataError(f"{name} changed or vanished while it was read; run again when nothing writes to it")
 
     def _keep(self, rows: pa.Table) -> None:
         """Write the shards that these rows complete; the rest waits."""

@@ -62,6 +62,8 @@ def entries(name: str) -> list[Entry] | None:
 
 
 def _loaded(path: Path, parse: Callable[[str], Any]) -> Any:
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is no file, so no list of data sets")
     try:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -71,12 +73,9 @@ def _loaded(path: Path, parse: Callable[[str], Any]) -> Any:
 
 
 def _yaml(text: str) -> Any:
-    import yaml
+    from tamis.marked import safe_load
 
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+    return safe_load(text, "the list of data sets")
 
 
 def _asked(name: str, wanted: str, found: Sequence[Entry]) -> list[Entry]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tamis import digests
@@ -13,6 +14,7 @@ from tamis.ingest import formats, readers
 from tamis.ingest.readers import Block, Container
 from tamis.ingest.records import EXCERPT, Record
 from tamis.ingest.sources import Source
+from tamis.ingest.tables import plain
 from tamis.ingest.turns import RowFault
 from tamis.pool import encode
 from tamis.values import Row
@@ -136,18 +138,55 @@ def key_of(origin: str, record: Record) -> str:
     return digests.of_bytes(f"{origin}:{record.position}:".encode() + record.content)
 
 
+MAX_TURNS = 1000  # templates are rendered turn by turn, so that the work of a row grows with their square
+MAX_DEPTH = 100  # of objects and lists in one another: what is read here is read again below deeper stacks
+
+
 def storable(row: Row) -> dict[str, Any]:
-    """Encode a row; refuse what is no text: lone surrogates anywhere, NUL characters in what is said."""
-    for message in (*row.messages, *row.chosen, *row.rejected):
+    """Encode a row; refuse what no stage could use.
+
+    Lone surrogates anywhere, NUL characters in what is said, more than 1,000 turns, JSON nested more than 100 deep.
+    Numbers beyond a float's range become null, as NaN and Infinity do where they are read.
+    """
+    said = (*row.messages, *row.chosen, *row.rejected)
+    if len(said) > MAX_TURNS:
+        raise RowFault(f"{len(said):,} turns, more than {MAX_TURNS:,}")
+    for message in said:
         if "\0" in message["content"]:
             raise RowFault("NUL character in the text")
     try:
-        encoded = encode(row)
+        encoded = _finite(row)
         for value in encoded.values():
             if isinstance(value, str) and not value.isascii():
                 value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RowFault("a lone surrogate, which is no Unicode text") from error
-    except (TypeError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RowFault(f"the record cannot be written as JSON: {error}"[:EXCERPT]) from error
+    for name in ("messages", "chosen", "rejected", "meta", "tools"):
+        if _too_deep(encoded[name] or ""):
+            raise RowFault(f"nested too deeply: {name} holds more than {MAX_DEPTH} levels of objects and lists")
     return encoded
+
+
+def _finite(row: Row) -> dict[str, Any]:
+    """Encode a row; infinite numbers, which only a float out of range is here, become null."""
+    try:
+        return encode(row)
+    except ValueError:
+        turns = {name: tuple(map(plain, getattr(row, name))) for name in ("messages", "chosen", "rejected")}
+        return encode(replace(row, **turns, meta=plain(row.meta)))
+
+
+def _too_deep(text: str) -> bool:
+    """Whether JSON text is nested too deeply; what holds few brackets cannot be, and is not looked at."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return False
+    depth = deepest = 0
+    for sign in (match[0] for match in _STRUCTURE.finditer(text)):
+        depth += (sign in "[{") - (sign in "]}")
+        deepest = max(deepest, depth)
+    return deepest > MAX_DEPTH
+
+
+_STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')  # strings whole, so that their brackets do not count

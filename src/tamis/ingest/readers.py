@@ -6,6 +6,7 @@ A broken record is a record with a `fault`; a file that breaks off ends in one. 
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import zlib
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from tamis.ingest import tables, values
+from tamis.ingest import foreign, tables, values
 from tamis.ingest.fields import KNOWN
 from tamis.ingest.mappings import rules
 from tamis.ingest.records import EXCERPT, MAX_BYTES, Record, too_long
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HEAD = 1 << 16
+BOMB_BYTES, BOMB_TIMES = 256 << 20, 200  # expanded bytes that no file is refused for; beyond them, how many times
+FOREIGN = "foreign"
 HEADLESS = "-without-header"
 BOM = b"\xef\xbb\xbf"
 _WRAPPER = re.compile(rb'^\s*\{\s*"(?:data|rows|examples|instances|train)"\s*:\s*\[\s*(?=\{)')
@@ -63,6 +66,8 @@ def container(path: Path, name: str, mapping: Mapping[str, str] | None = None) -
             head = stream.read(HEAD)
     except _BROKEN:
         return Container("broken", compression)
+    if foreign.name_of(head):
+        return Container(FOREIGN, compression)
     form = _form(head, name.lower())
     if form not in ("csv", "tsv"):
         return Container(form, compression)
@@ -126,7 +131,8 @@ def first(path: Path, packed: Container) -> bytes:
         return b""
 
 
-_BROKEN = (EOFError, OSError, zlib.error, ValueError, KeyError)  # pyarrow's errors are ValueError, OSError or KeyError
+# pyarrow's errors are ValueError, OSError, KeyError or NotImplementedError, and MemoryError where a length lies
+_BROKEN = (EOFError, OSError, zlib.error, ValueError, KeyError, NotImplementedError, OverflowError, MemoryError)
 
 
 def _blocks(path: Path, packed: Container, rows: int | None = None) -> Iterator[Block]:
@@ -151,6 +157,8 @@ def _cut(path: Path, packed: Container, rows: int) -> Iterator[Block]:
             yield from _of_lines(stream, rows)
         elif packed.form == "broken":
             stream.read(HEAD)  # raises what the file suffers from
+        elif packed.form == FOREIGN:
+            yield Block(0, 1, parsed=(Record(fault=foreign.fault(stream.read(HEAD))),))
         else:
             yield from _of_records(_parsed(stream, packed), rows)
 
@@ -228,16 +236,43 @@ def _compression(path: Path) -> str:
 
 
 def _open(path: Path, compression: str) -> IO[bytes]:
+    if not compression:
+        return path.open("rb")
+    raw: Any
     if compression == "gzip":
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    if compression == "zstd":
-        import io
-
+        raw = gzip.open(path, "rb")
+    else:
         import pyarrow as pa
 
         raw = pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd")
-        return io.BufferedReader(cast(Any, raw), 1 << 20)
-    return path.open("rb")
+    return cast(IO[bytes], io.BufferedReader(_Bounded(raw, path.stat().st_size), 1 << 20))
+
+
+class _Bounded(io.RawIOBase):
+    """What a compressed file expands to; a bomb raises OSError before it has cost more than a second or two."""
+
+    def __init__(self, raw: Any, packed: int) -> None:
+        self.raw = raw
+        self.limit = max(BOMB_BYTES, BOMB_TIMES * packed)
+        self.count = 0
+
+    def readable(self) -> bool:
+        """Yes: `BufferedReader` asks."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, as of a raw stream."""
+        found = self.raw.read(len(buffer))
+        self.count += len(found)
+        if self.count > self.limit:
+            raise OSError(f"it expands to more than {BOMB_TIMES} times its size: a bomb; unpack it if it is none")
+        buffer[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        """Close the file below."""
+        self.raw.close()
+        super().close()
 
 
 def _form(head: bytes, name: str) -> str:

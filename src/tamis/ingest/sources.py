@@ -16,7 +16,7 @@ import glob
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def _one(name: str, scratch: Path, *, fetch: bool) -> list[Source]:
         hub = name.startswith("hf://") and not name.startswith("hf://datasets/")
         return _from_hub(name, scratch) if hub else _remote(name, scratch)
     path = Path(name).expanduser()
-    if path.exists():
+    if _exists(path, name):
         return _local(path, name)
     if not glob.has_magic(name):
         raise DataError(f"{name}: there is no such file")
@@ -131,15 +131,35 @@ def _listed(name: str, listed: Sequence[configs.Entry], scratch: Path, *, fetch:
     return found
 
 
+def _exists(path: Path, name: str) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # no permission, a loop of links, a name that is too long or holds a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        if glob.has_magic(name):
+            return False
+        raise DataError(f"{name[:200]!r}: cannot be looked at ({reason})") from error
+    return True
+
+
 def _local(path: Path, name: str) -> list[Source]:
     if not path.is_dir():
+        if not path.is_file():
+            raise DataError(
+                f"{name}: is neither a file nor a folder (a pipe, a socket or a device?); write a file first"
+            )
         return [Source(name, path, path.name)]
     if is_dataset(path):
+        arrow_files(path)
         return [Source(name, path, path.name)]
     if (path / "dataset_dict.json").is_file():
-        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        splits = _listed_in(path, "dataset_dict.json", lambda found: [str(split) for split in found["splits"]])
         return [Source(f"{name}/{split}", path / split, f"{path.name}/{split}") for split in splits]
     files = sorted(file for file in path.rglob("*") if file.is_file() and _is_data(file))
+    for file in files:
+        _stays(file, path, name)
     if not files:
         raise DataError(f"{name}: the folder holds no data file ({', '.join(SUFFIXES)}) and is no dataset folder")
     return [Source(str(file), file, file.name) for file in files]
@@ -158,9 +178,34 @@ def is_dataset(folder: Path) -> bool:
 
 
 def arrow_files(folder: Path) -> list[Path]:
-    """Arrow files of a dataset folder, in the order of its rows."""
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return [folder / str(item["filename"]) for item in state["_data_files"]]
+    """Arrow files of a dataset folder, in the order of its rows. DataError where its state.json names others."""
+    names = _listed_in(folder, "state.json", lambda found: [str(item["filename"]) for item in found["_data_files"]])
+    return [folder / name for name in names]
+
+
+def _listed_in(folder: Path, file: str, names: Callable[[Any], list[str]]) -> list[str]:
+    """Names of files or folders beside a list of `datasets`; DataError where one lies elsewhere or is not there."""
+    try:
+        found = names(json.loads((folder / file).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{folder / file} is not what `datasets` writes ({error!r}); save the data set again"
+        ) from error
+    for name in found:
+        if Path(name).name != name or not (folder / name).exists():
+            raise DataError(f"{folder / file} names {name!r}, which does not lie beside it; save the data set again")
+    return found
+
+
+def _stays(file: Path, folder: Path, name: str) -> None:
+    """Refuse a file of a named folder that is a link to a place outside; those of the hub's cache lie in its blobs."""
+    if file.is_symlink() or folder.is_symlink():
+        target, home = file.resolve(), folder.resolve()
+        cached = next((above.parent for above in home.parents if above.name == "snapshots"), None)
+        if home not in target.parents and not (cached and cached / "blobs" in target.parents):
+            raise DataError(
+                f"{file}: links to {target}, outside of the folder {name}; name the file itself if it is meant"
+            )
 
 
 def _remote(url: str, scratch: Path) -> list[Source]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from tamis.ingest.fields import KNOWN
@@ -42,13 +42,30 @@ def batches(found: Iterable[Any]) -> Iterator[Record]:
     """Rows of record batches as plain values."""
     for batch in found:
         for start in range(0, batch.num_rows, BATCH):
-            for row in batch.slice(start, BATCH).to_pylist():
-                yield Record(value={str(name): plain(value) for name, value in row.items()})
+            yield from _rows(batch.slice(start, BATCH))
+
+
+UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, NotImplementedError)  # what Arrow raises for values
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[Record]:
+    """Rows of a few; where one cannot be read (text that is no UTF-8, a time before year 1), the others are."""
+    try:
+        rows = batch.to_pylist()
+    except UNREADABLE as error:
+        if batch.num_rows == 1:
+            yield Record(fault=f"the row cannot be read: {type(error).__name__}: {error}"[:EXCERPT])
+            return
+        for place in range(batch.num_rows):
+            yield from _rows(batch.slice(place, 1))
+        return
+    for row in rows:
+        yield Record(value={str(name): plain(value) for name, value in row.items()})
 
 
 def plain(value: Any) -> Any:
     """Turn a value into what JSON holds: times become text, NaN null, bytes text or hexadecimal."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
