@@ -187,19 +187,30 @@ def _run_of(subset: Path) -> Path:
 
 
 def run(
-    recipe: str | Path, overrides: Sequence[str] = (), *, work: str | Path | None = None, **machine: Any
+    recipe: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    work: str | Path | None = None,
+    max_hours: float | None = None,
+    disk_check: bool = True,
+    **machine: Any,
 ) -> dict[str, Any]:
     """Carry out a recipe through Prefect; returns the run folder, the report and the verdict.
 
     `recipe`: a file, or the name of a shipped one. `overrides`: `["subset.budget=10%"]`. `machine`: as for `workspace`.
+    After `max_hours` it stops where it can go on, with a `tamis.deadline.TimeUp`. Raises GateError where the disk is
+    too small for the run, unless `disk_check` is off.
     """
+    from tamis import deadline
     from tamis.flows.settings import set_defaults
 
     place = Path(work or os.environ.get("TAMIS_WORKSPACE") or ".tamis").resolve()
     set_defaults(place)
     from tamis.flows.curate import run_here
+    from tamis.stages.room import check_kept
 
-    result: dict[str, Any] = run_here(str(recipe), place, list(overrides), machine)
+    with deadline.within(max_hours), check_kept(disk_check):
+        result: dict[str, Any] = run_here(str(recipe), place, list(overrides), machine)
     return result
 
 

@@ -28,6 +28,9 @@ Model = Annotated[str | None, typer.Option("--model", help="Folder, hub name or 
 Judge = Annotated[str | None, typer.Option("--judge", help="Model that judges, for what needs one.")]
 Reference = Annotated[str | None, typer.Option("--reference", help="Model to compare with, for what needs one.")]
 Refit = Annotated[bool, typer.Option("--refit", help="Fit anew what was fitted before the pool changed.")]
+MaxHours = Annotated[
+    float | None, typer.Option("--max-hours", help="Stop cleanly after so many hours; the same command goes on.")
+]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Cut rows at this many tokens.")]
 
 

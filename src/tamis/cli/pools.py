@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Refit, Sets, Workers, app
+from tamis.cli.app import Device, Json, Judge, MaxHours, MaxTokens, Model, Place, Reference, Refit, Sets, Workers, app
 from tamis.cli.running import machine_options
 
 PoolName = Annotated[str, typer.Argument(help="A pool folder that `tamis ingest` made, or a data file.")]
@@ -144,15 +144,21 @@ def score(
     workers: Workers = None,
     device: Device = None,
     refit: Refit = False,
+    max_hours: MaxHours = None,
     json: Json = False,
 ) -> None:
     """Score every row of a pool; passes that were run before are not run again."""
     output.use_json(json)
+    from tamis import deadline
     from tamis.api import score as run
 
     second = {"judge": judge, "reference": reference}
     work = open_workspace(workspace, model, max_tokens, workers, device, required=False, refit=refit, **second)
-    found = run(pool, with_settings(scorers, sets), work=work)
+    try:
+        with deadline.within(max_hours):
+            found = run(pool, with_settings(scorers, sets), work=work)
+    except deadline.TimeUp as error:
+        raise deadline.ended(error) from error
     facts, passes = column_facts(found), work.work.passes
     value = {"columns": facts, "passes": passes, "facts": found.facts, "notes": list(found.notes)}
     notes = [f"note: {note}" for note in found.notes]

@@ -8,7 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Refit, Sets, Workers, app
+from tamis.cli.app import (
+    Device,
+    Json,
+    Judge,
+    MaxHours,
+    MaxTokens,
+    Model,
+    Place,
+    Reference,
+    Refit,
+    Sets,
+    Workers,
+    app,
+)
 
 REFIT = ("refit=always",)
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
@@ -37,6 +50,10 @@ def run(
     workers: Workers = None,
     device: Device = None,
     refit: Refit = False,
+    max_hours: MaxHours = None,
+    disk_check: Annotated[
+        bool, typer.Option("--disk-check/--no-disk-check", help="Refuse where the disk is too small for the run.")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Carry out a whole recipe through Prefect; goes on where an earlier run stopped."""
@@ -47,7 +64,8 @@ def run(
     checked = recipes.load(recipe, overrides)  # all faults at once, before anything starts
     from tamis.api import run as carry_out
 
-    found = carry_out(recipe, overrides, work=workspace, **machine_options(workers, device))
+    given = machine_options(workers, device)
+    found = carry_out(recipe, overrides, work=workspace, max_hours=max_hours, disk_check=disk_check, **given)
     lines = ["", str(found["verdict"])] if found["verdict"] else [""]
     if found["rows"] is not None:
         lines.append(f"{found['rows']:,} rows selected: {found['run']}/subset.parquet")
@@ -100,15 +118,25 @@ def plan(
     lines = [f"{found['rows']:,} rows, {found['usable']:,} usable, {found['tokens']:,} tokens", ""]
     lines += [f"scorers, in order: {', '.join(found['scorers'])}", ""] if "scorers" in found else []
     steps = [
-        [step["stage"], step["what"], step["rows"], step["tokens"], step["done"], step["minutes"]]
+        [*(step[key] for key in ("stage", "what", "rows", "tokens", "done", "minutes")), *_sizes(step)]
         for step in found["steps"]
     ]
-    lines += output.table(steps, ["stage", "what", "rows", "tokens to do", "done", "minutes"])
-    lines += ["", f"about {found['hours']:.2f} hours and {found['disk_mb']:.0f} MB of disk on this machine"]
+    lines += output.table(steps, ["stage", "what", "rows", "tokens to do", "done", "minutes", "disk MB", "memory MB"])
+    device = "GPU" if "gpu_hours" in found else "CPU"
+    lines += [
+        "",
+        f"about {found['hours']:.2f} hours ({found[f'{device.lower()}_hours']:.2f} {device} hours) and "
+        f"{found['disk_mb']:.0f} MB of disk on this machine; at most {found['memory_mb']:,} MB of memory of "
+        f"{found['memory_of']}",
+    ]
     if found["not_estimated"]:
         lines += [f"not estimated, and not in the hours: {', '.join(found['not_estimated'])}"]
     lines += [f"({found['how']})", *[f"note: {note}" for note in found["notes"]]]
     output.result(found, lines)
+
+
+def _sizes(step: dict[str, Any]) -> list[float | int]:
+    return [step["disk_bytes"] / 1e6, step["memory_mb"]]
 
 
 def _recipe_plan(

@@ -337,6 +337,7 @@ class _Timer:
         self.inside.enter_context(self.meter)
         self.began, self.started, self.before = time.time(), time.perf_counter(), self._measured()
         log.info("%s: %s", self.name, self.kind)
+        self.conductor.work.work.note_damage(self.conductor.work.store)
         self.conductor.work.work.event("start", stage=self.name, kind=self.kind)
         return self
 
@@ -352,6 +353,7 @@ class _Timer:
             facts = {"seconds": seconds, **rates(**done), "peak_memory_mb": round(self.meter.peak / 1e6, 1)}
             took = {"name": self.name, "kind": self.kind, "detail": "", **facts}
             self.conductor.took[self.name] = took
+            self.conductor.work.work.note_damage(self.conductor.work.store)
             if error is None:
                 self.conductor.work.work.event("end", stage=self.name, **facts)
             else:
