@@ -11,6 +11,7 @@ from tamis.catalogue import build, load
 from tamis.checking import build_unfilled
 from tamis.errors import RecipeError
 from tamis.recipe import Recipe, Stage, scorer_settings
+from tamis.stages.footprint import Sizes, Work
 from tamis.stages.load import folders_of
 from tamis.stages.measure import SHARED
 from tamis.stages.serving import has_model
@@ -31,6 +32,8 @@ class Step:
     """One line of a plan. `forwards`: forward passes over `tokens` that are still to be done; `share` is done.
 
     `seconds`: work that is no forward pass. `estimated` is False where the time is not known, and counts as none.
+    `kind`: what it does with a model, which says its memory. `lanes`: workers that it can use, 0 for all. `trained`:
+    parameters that a training trains.
     """
 
     stage: str
@@ -42,10 +45,17 @@ class Step:
     done: str = ""
     seconds: float = 0.0
     estimated: bool = True
+    kind: Work = "forward"
+    lanes: int = 0
+    trained: int = 0
 
-    def line(self, tokens_per_second: float) -> dict[str, Any]:
-        """The step for people and for `--json`."""
-        minutes = (self.tokens * self.forwards / tokens_per_second + self.seconds) / 60
+    def used(self, workers: int) -> int:
+        """Workers that it uses of so many."""
+        return min(workers, self.lanes or workers)
+
+    def line(self, tokens_per_second: float, workers: int = 1) -> dict[str, Any]:
+        """The step for people and for `--json`; `tokens_per_second` of one worker."""
+        minutes = (self.tokens * self.forwards / (tokens_per_second * self.used(workers)) + self.seconds) / 60
         facts = {"stage": self.stage, "what": self.what, "rows": self.rows, "tokens": self.tokens, "done": self.done}
         timed = {"minutes": float(f"{minutes:.4g}") if self.estimated else NOT_ESTIMATED, "disk_bytes": self.disk}
         return {**facts, **timed}
@@ -97,7 +107,7 @@ def _influence(recipe: Recipe, stage: Stage, component: Any, over: Size, target:
     tokens = (over.tokens + TARGET_SWEEPS * target.tokens + drawn) * kept
     what = f"influence, {_checkpoints_said(kept)}{_layers_said(component)}{', curvature' if curvature else ''}"
     what += " (more where the vectors of all tasks exceed vector_bytes)" if component.by == "row" else ""
-    return Step(stage.name, what, over.rows, tokens, _forwards(component), 16 * over.rows * kept)
+    return Step(stage.name, what, over.rows, tokens, _forwards(component), 16 * over.rows * kept, kind="gradients")
 
 
 def _gradients(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
@@ -106,7 +116,7 @@ def _gradients(recipe: Recipe, stage: Stage, component: Any, over: Size, target:
     what = f"gradients, {_checkpoints_said(kept)}{_layers_said(component)}, {size}"
     disk = component.row_bytes(kept, target.rows) * over.rows
     tokens = (over.tokens + (SPAN_SWEEPS * target.tokens if component.reads_target else 0)) * kept
-    return Step(stage.name, what, over.rows, tokens, _forwards(component), disk)
+    return Step(stage.name, what, over.rows, tokens, _forwards(component), disk, kind="gradients")
 
 
 def _trajectories(recipe: Recipe, stage: Stage, component: Any, over: Size, target: Size) -> Step:
@@ -181,14 +191,28 @@ def _layers_said(component: Any) -> str:
 
 
 def training_step(
-    stage: str, trainer: str, settings: Mapping[str, Any], over: Size, target: Size, *, runs: int = 1, hooks: Any = None
+    stage: str,
+    trainer: str,
+    settings: Mapping[str, Any],
+    over: Size,
+    target: Size,
+    sizes: Sizes,
+    *,
+    runs: int = 1,
+    hooks: Any = None,
 ) -> Step:
-    """One training, or `runs` of them alike, with the passes of its hooks; a hook that nobody knows says so."""
+    """One training, or `runs` of them alike, with the passes of its hooks; a hook that nobody knows says so.
+
+    `sizes`: those of the model, for the checkpoints on disk and for memory.
+    """
     built = build("trainers", trainer, settings)
     epochs = getattr(built, "epochs", None) or 1  # a command may not say
     what = f"{trainer}, {epochs} epochs" + (f", {runs} runs" if runs > 1 else "")
     tokens = over.tokens * epochs * runs
-    step = Step(stage, what, over.rows, tokens, TRAINING_FORWARDS)
+    disk, trained = runs * sizes.checkpoints(built), sizes.trained(built)
+    step = Step(
+        *(stage, what, over.rows, tokens, TRAINING_FORWARDS, disk), kind="training", lanes=runs, trained=trained
+    )
     for name, own in scorer_settings(hooks).items():
         step = _with_hook(step, name, own, built, target, (epochs, runs))
     return step

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +11,13 @@ from tamis.heading import rating_stems
 from tamis.pool import Pool
 from tamis.protocols import Scorer
 from tamis.recipe import Recipe, Stage, scorer_settings
+from tamis.stages import standing
 from tamis.stages.clean import runs_model
 from tamis.stages.compare import method_name, told_apart
 from tamis.stages.conduct import Conductor, needs_of
 from tamis.stages.estimates import (
     NOT_ESTIMATED,
+    TRAINING_FORWARDS,
     Size,
     Step,
     forwards_of,
@@ -24,13 +25,17 @@ from tamis.stages.estimates import (
     pass_step,
     training_step,
 )
+from tamis.stages.footprint import Measured, Sizes, memory, peak_bytes, probe, sizes_of
 from tamis.stages.measure import asked_of, measure_needs, view_of
 from tamis.stages.sources import ingest_source
 from tamis.stages.workspace import Workspace
-from tamis.values import Budget, Need
+from tamis.values import Budget, Machine, Need
 from tamis.views import PoolView
 
-PROBE_ROWS = 48
+BASIS = (
+    "memory: this process as measured, with the model and a batch; a backward pass adds its activations "
+    "(Korthikanti et al. 2022), a training gradients and moments"
+)
 
 
 def plan(recipe: Recipe, work: Workspace) -> dict[str, Any]:
@@ -39,10 +44,11 @@ def plan(recipe: Recipe, work: Workspace) -> dict[str, Any]:
     conductor.ingest(cleaned=False)
     cleaning = list(_cleaning(conductor))
     view = conductor.view()
-    speed = _tokens_per_second(view, conductor.work)
+    measured, sizes = probe(view, conductor.work), sizes_of(conductor.work.model)
     steps = [*cleaning, *_steps(conductor, view)]
-    lines = [step.line(speed) for step in steps]
+    lines = [line_of(step, measured, sizes, conductor.work.machine) for step in steps]
     needs = needs_of(recipe)
+    ages = standing.ages(conductor, asked_of(view.pool, needs, conductor.work), _scorers_of(recipe))
     usable = int(view.usable.sum())
     unknown = [line["stage"] for line in lines if line["minutes"] == NOT_ESTIMATED]
     return {
@@ -50,12 +56,10 @@ def plan(recipe: Recipe, work: Workspace) -> dict[str, Any]:
         "usable": usable,
         "tokens": int(view.cost[view.usable].sum()),
         "steps": lines,
-        "hours": sum(line["minutes"] for line in lines if line["minutes"] != NOT_ESTIMATED) / 60,
+        **_totals(lines, conductor.work.machine),
         "not_estimated": unknown,
-        "notes": notes_of(conductor.work, view, needs, _scorers_of(recipe)),
-        "disk_mb": sum(line["disk_bytes"] for line in lines) / 1e6,
-        "how": f"{speed:,.0f} tokens a second forward, {work.machine.workers} workers, measured on {PROBE_ROWS} rows; "
-        "training counted as 3 forwards",
+        "notes": [*notes_of(conductor.work, view, needs, _scorers_of(recipe)), *ages],
+        "how": f"{measured.said(conductor.work.machine)}; training counted as {TRAINING_FORWARDS:g} forwards; {BASIS}",
     }
 
 
@@ -68,24 +72,49 @@ def plan_scores(pool: Pool, scorers: Mapping[str, Scorer], needs: Sequence[Need]
     lines, how = [], []
     for step in pass_steps(view, needs, work):
         role = step.what.partition("@")[2] or "model"
-        speed = 0.0
+        measured = Measured(0, 1.0, peak_bytes(), peak_bytes())
         if step.tokens and step.forwards:
             own = dataclasses.replace(work, model=work.model_of(role))  # type: ignore[arg-type]
-            speed = _tokens_per_second(view, own)
-            how.append(f"{step.what}: {speed:,.0f} tokens a second forward")
-        lines.append(step.line(speed or 1.0))
+            measured = probe(view, own)
+            how.append(f"{step.what}: {measured.said(work.machine)}")
+        lines.append(line_of(step, measured, sizes_of(work.model), work.machine))
     return {
         "rows": len(view),
         "usable": int(view.usable.sum()),
         "tokens": int(view.cost[view.usable].sum()),
         "scorers": list(scorers),
         "steps": lines,
-        "hours": sum(line["minutes"] for line in lines) / 60,
+        **_totals(lines, work.machine),
         "not_estimated": [],
         "notes": notes_of(work, view, needs, scorers),
-        "disk_mb": sum(line["disk_bytes"] for line in lines) / 1e6,
-        "how": "; ".join([*how, f"{work.machine.workers} workers"]),
+        "how": "; ".join([*how, BASIS]),
     }
+
+
+def line_of(step: Step, measured: Measured, sizes: Sizes, on: Machine) -> dict[str, Any]:
+    """One line of a plan: the step with its minutes and its memory on this machine."""
+    workers = on.workers or 1  # 0 under Ray: as many as the cluster has room for, which nobody knows yet
+    kind = step.kind if step.forwards else "none"
+    peak = memory(kind, step.used(workers), measured, sizes, on, step.trained)
+    return {**step.line(measured.speed, workers), "memory_mb": round(peak / 1e6)}
+
+
+def _totals(lines: Sequence[Mapping[str, Any]], on: Machine) -> dict[str, Any]:
+    """Hours by the clock and of the device, disk, and the memory of the largest stage."""
+    hours = sum(line["minutes"] for line in lines if line["minutes"] != NOT_ESTIMATED) / 60
+    cuda = on.device.startswith("cuda")
+    return {
+        "hours": hours,
+        "gpu_hours" if cuda else "cpu_hours": hours * (on.processes if cuda else max(1, on.workers)),
+        "disk_mb": sum(line["disk_bytes"] for line in lines) / 1e6,
+        "memory_mb": max((line["memory_mb"] for line in lines), default=0),
+        "memory_of": "the GPU" if cuda else "all processes together",
+    }
+
+
+def disk_of(conductor: Conductor) -> int:
+    """Bytes that the stages of a recipe are going to write; its pool has been read."""
+    return sum(step.disk for step in _steps(conductor, conductor.view()))
 
 
 def notes_of(work: Workspace, view: PoolView, needs: Iterable[Need], scorers: Mapping[str, Scorer]) -> list[str]:
@@ -103,16 +132,20 @@ def _scorers_of(recipe: Recipe) -> dict[str, Scorer]:
 def _steps(conductor: Conductor, view: PoolView) -> Iterator[Step]:
     yield from pass_steps(view, needs_of(conductor.recipe), conductor.work)
     target = _target_size(conductor)
+    asked = asked_of(view.pool, needs_of(conductor.recipe), conductor.work)
     for stage in conductor.recipe.stages:
         if stage.verb == "train":
             over = _size(conductor, view, stage.settings.get("on", "@pool"))
             hooks = stage.settings.get("hooks")
-            yield training_step(stage.name, stage.component, stage.own, over, target, hooks=hooks)
+            sizes = sizes_of(conductor.work.model)
+            step = training_step(stage.name, stage.component, stage.own, over, target, sizes, hooks=hooks)
+            kept = standing.is_sampled(stage) and standing.look_at(conductor, stage).how == "kept"
+            yield dataclasses.replace(step, tokens=0, disk=0, done="kept") if kept else step
         elif stage.verb == "load":
             yield load_step(stage)
         elif stage.verb == "pass":
             over = _size(conductor, view, stage.settings.get("only", "@pool"))
-            yield pass_step(conductor.recipe, stage, over, target)
+            yield standing.left_of(conductor, stage, pass_step(conductor.recipe, stage, over, target), asked)
         elif stage.verb == "evaluate":
             yield _evaluation_step(conductor, stage.name, stage.component, stage.settings["on"], 1)
         elif stage.verb == "compare":
@@ -179,7 +212,7 @@ def _budget_size(view: PoolView, budget: Budget | None) -> Size:
 
 
 def _arm_steps(conductor: Conductor, view: PoolView, stage: Stage, target: Size) -> Iterator[Step]:
-    recipe, given = conductor.recipe, stage.settings
+    recipe, given, sizes = conductor.recipe, stage.settings, sizes_of(conductor.work.model)
     trainer, settings = recipe.training_of(stage)
     method = recipe.stage(str(given["compare"])[1:])
     over = _budget_size(view, Budget.parse(method.settings["budget"]))
@@ -188,19 +221,20 @@ def _arm_steps(conductor: Conductor, view: PoolView, stage: Stage, target: Size)
     own_arm = method_name(method.component, method.settings.get("weigh"), given.get("hooks"))
     own_arm = told_apart(own_arm, given.get("with", ("random", "longest")))
     yield training_step(
-        f"{stage.name}: {own_arm}", trainer, settings, over, target, runs=runs, hooks=given.get("hooks")
+        f"{stage.name}: {own_arm}", trainer, settings, over, target, sizes, runs=runs, hooks=given.get("hooks")
     )
     for name in given.get("with", ("random", "longest")):
         if name == "full":
             own = {"runs": 1, "epochs": 1, **given.get("full", {})}
             merged = {**settings, **{key: value for key, value in own.items() if key != "runs"}}
             yield training_step(
-                f"{stage.name}: full", trainer, merged, _budget_size(view, None), target, runs=int(own["runs"])
+                f"{stage.name}: full", trainer, merged, _budget_size(view, None), target, sizes, runs=int(own["runs"])
             )
         else:
-            yield training_step(f"{stage.name}: {name}", trainer, settings, over, target, runs=runs)
+            yield training_step(f"{stage.name}: {name}", trainer, settings, over, target, sizes, runs=runs)
     if rates > 1:
-        yield training_step(f"{stage.name}: learning rates", trainer, settings, over, target, runs=(rates - 1) * runs)
+        more = (rates - 1) * runs
+        yield training_step(f"{stage.name}: learning rates", trainer, settings, over, target, sizes, runs=more)
     arms = runs * (1 + len(given.get("with", ("random", "longest")))) + 1
     metric = next(iter(scorer_settings(given.get("metric", "held-out-loss"))))
     yield _evaluation_step(conductor, f"{stage.name}: evaluation", metric, given["evaluate"], arms)
@@ -211,22 +245,4 @@ def _evaluation_step(conductor: Conductor, stage: str, metric: str, source: Any,
     held_out = ingest_source(source, conductor.work)
     cost = int(view_of(held_out, measure_needs(held_out, [], conductor.work)).cost.sum())
     what = f"{models} models" + (f" (generation {NOT_ESTIMATED})" if metric == "exact-match" else "")
-    return Step(stage, what, len(held_out), cost * models, 1.0)
-
-
-def _tokens_per_second(view: PoolView, work: Workspace) -> float:
-    """Tokens a second of the token pass's forward over a few rows, times the workers."""
-    from tamis.models import cached_model
-    from tamis.rendering import render_all
-
-    places = [int(place) for place in view.usable.nonzero()[0][:: max(1, int(view.usable.sum()) // PROBE_ROWS)]]
-    rendered = render_all(view.pool.read(places[:PROBE_ROWS]), work.model)
-    model = cached_model(work.model, work.machine.device)
-    from tamis.likelihood import response_nll
-
-    on = dataclasses.replace(work.machine, workers=1)
-    response_nll(model, rendered[:4], on)  # the first call warms up
-    started = time.perf_counter()
-    response_nll(model, rendered, on)
-    seconds = time.perf_counter() - started
-    return sum(len(one.ids) for one in rendered) / max(seconds, 1e-6) * work.machine.workers
+    return Step(stage, what, len(held_out), cost * models, 1.0, lanes=models)
