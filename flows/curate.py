@@ -24,6 +24,7 @@ from tamis.flows.events import Told
 from tamis.flows.server import server
 from tamis.report import write_report
 from tamis.stages.conduct import Conductor
+from tamis.stages.room import check_room
 from tamis.stages.workspace import Work, Workspace
 
 # Conductors of this process by run folder: tasks are handed the path, never the data.
@@ -47,6 +48,7 @@ def read_sources(run: str) -> int:
     """Read pool and target; returns the rows of the pool."""
     conductor = _CONDUCTED[run]
     conductor.ingest()
+    check_room(conductor)
     return len(conductor.pool or ())
 
 

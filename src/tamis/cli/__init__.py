@@ -24,6 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TamisError as error:
         report_failure(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        from tamis.writing import full, no_space
+
+        if not no_space(error):
+            raise
+        report_failure(full(error.filename or "to the disk"))
+        sys.exit(1)
     except SystemExit as left:
         if left.code == 130:  # what typer makes of Ctrl-C
             report_failure("stopped; the same command goes on where this one stopped")
