@@ -43,11 +43,14 @@ ASKED = tuple(
 # `{model}`, `{checkpoints}` and `{target}` are filled in by the world
 CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("cleaners", "contamination"): {"against": ["@target"]},
+    ("cleaners", "exact"): {"of": "text", "normalise": "words", "keep": "longest"},
     ("cleaners", "licences"): {"allow": ["mit"]},
+    ("cleaners", "near"): {"threshold": 0.4, "shingle": 2, "keep": "-meta.rating"},
     ("cleaners", "sources"): {"deny": ["words"]},
     ("cleaners", "where"): {"keep": "chars > 40 and meta.rating < 2 and source != 'talk'"},
     ("passes", "lengths"): {"model": "{model}"},
-    ("passes", "hashes"): {"permutations": 8, "ngrams": [3]},
+    ("passes", "hashes"): {"ngrams": [3]},
+    ("passes", "minhash"): {"permutations": 8, "shingle": 2},
     ("passes", "language"): {},
     ("passes", "text"): {},
     ("passes", "tokens"): {"model": "{model}", "loss": "all", "alone": True, "pooled": True},

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
+from tamis.duplicates.shingling import shingled
 from tamis.languages import code_of, detect, known, name_of
 from tamis.minhash import EMPTY, collision_probability, signatures, threshold
 from tamis.passages import exchanges, of_row
@@ -122,8 +123,8 @@ def test_no_text_breaks_statistics_hashes_or_languages(text: str) -> None:
     assert (table[:, [name.endswith("_share") for name in NAMES]] <= 1).all()
     refuses(text), disclaimers(text), boilerplate(text)
     flat = Flat.of([words_of(plain(text))])
-    signature, count = signatures(flat, 5, 8, 1, np.array([3], np.uint64))
-    assert (signature == EMPTY).all() == (count[0] == 0)
+    signature = signatures(shingled([text], 5, "words", "keep"), 8, 1)
+    assert (signature == EMPTY).all() == (len(flat.hashes) == 0)
 
 
 def test_half_a_surrogate_pair_passes(tmp_path: Path) -> None:
@@ -172,21 +173,6 @@ def test_minhash_collision_golden() -> None:
     assert threshold(14, 8) == pytest.approx(0.72, abs=5e-3)
 
 
-def test_agreement_of_signatures_estimates_the_jaccard_similarity() -> None:
-    draw = np.random.default_rng(0)
-    vocabulary = [f"w{number}" for number in range(400)]
-    first = [str(word) for word in draw.choice(vocabulary, 300)]
-    for kept in (0.95, 0.7, 0.3):
-        second = first[: int(300 * kept)] + [str(word) for word in draw.choice(vocabulary, 300 - int(300 * kept))]
-        flat = Flat.of([first, second])
-        sets = [set(ngrams(Flat.of([words]), 5)[0].tolist()) for words in (first, second)]
-        jaccard = len(sets[0] & sets[1]) / len(sets[0] | sets[1])
-        signature, counts = signatures(flat, 5, 512, 1, np.zeros(2, np.uint64))
-        agreed = (signature[0] == signature[1]).mean()
-        assert agreed == pytest.approx(jaccard, abs=4 * (jaccard * (1 - jaccard) / 512) ** 0.5 + 1e-9)
-        assert counts.tolist() == [296, 296]
-
-
 def shard_of(folder: Path, rows: Sequence[Row]) -> ShardSignals:
     return ShardSignals(tiny.make_pool(folder, rows).shards[0], {})
 
@@ -204,16 +190,15 @@ ROWS = (
 def test_hashes_are_equal_for_equal_words_and_fall_back_for_short_texts(tmp_path: Path) -> None:
     have = shard_of(tmp_path, ROWS)
     arrays = Hashes().measure(have.shard, have, ON)
-    exact, minhash = arrays["response_exact"], arrays["response_minhash"]
-    assert (exact[0] == exact[1]).all() and (minhash[0] == minhash[1]).all() and minhash.shape == (6, 112)
-    assert (exact[2] == exact[3]).all() and (minhash[2] == minhash[3]).all() and not (minhash[0] == minhash[2]).any()
-    assert arrays["response_shingles"].tolist() == [5, 5, 1, 1, 0, 0]
-    assert exact[4].tolist() == [0, 0] and exact[5].any() and (minhash[4:] == EMPTY).all()
+    exact = arrays["response_exact"]
+    assert (exact[0] == exact[1]).all() and (exact[2] == exact[3]).all() and not (exact[0] == exact[2]).any()
+    assert exact[4].tolist() == [0, 0] and exact[5].any()
+    assert arrays["response_characters"].tolist() == [46, 44, 13, 14, 0, 2]
     assert np.diff(arrays["response_n8_offsets"]).tolist() == [2, 2, 0, 0, 0, 0]
     assert arrays["response_n8"][:2].tolist() == arrays["response_n8"][2:].tolist() and not len(arrays["response_n13"])
     assert arrays["reason"].tolist() == [0, 0, 0, 0, Reason.NEEDS_ANSWER, 0]
-    longer = Hashes(permutations=128, numbers="zero").measure(have.shard, have, ON)
-    assert (longer["response_minhash"][:, :112] == minhash).all(), "a longer signature begins with a shorter one"
+    verbatim = Hashes(normalise="none", ngrams=()).measure(have.shard, have, ON)["response_exact"]
+    assert len(np.unique(verbatim, axis=0)) == 6, "as they are, no two are equal, and the empty one is 0, 0"
 
 
 def test_numbers_differ_unless_they_are_asked_to_be_equal(tmp_path: Path) -> None:

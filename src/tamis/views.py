@@ -73,6 +73,7 @@ class PoolView:
     existing_pool: PoolView | None = None
     keep: NDArray[np.bool_] | None = None  # rows a `where` has left; None: all
     against: tuple[PoolView, ...] = ()  # data that a cleaner holds the pool against
+    indexes: Path | None = None  # folder of the named indexes of a workspace; None outside of one
 
     def __len__(self) -> int:
         return len(self.pool)

@@ -1,0 +1,1 @@
+"""Duplicates: the mathematics of what repeats, exactly, nearly or in meaning, and indexes of what was seen before."""
