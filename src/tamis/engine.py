@@ -1,7 +1,7 @@
-"""The local engine: maps a function over jobs, in this process or in worker processes, results in order.
+"""The engine: maps a function over jobs, in this process, in worker processes, or over Ray; results in order.
 
-Workers are spawned, hold their model between jobs, run one thread each by default, and end when the parent dies, also
-by SIGKILL. Starting them is tried again; a worker that is lost later, and a job that fails, are not. The same bits come
+Local workers are spawned, hold their model between jobs, run one thread each by default, and end when the parent dies,
+also by SIGKILL. Starting them is tried again; a worker that is lost later, and a job that fails, are not. The same bits come
 out whatever their number, because a job never sees its neighbours.
 """
 
@@ -12,12 +12,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from tamis.errors import TamisError
+from tamis.errors import RecipeError, TamisError
 from tamis.values import Machine
 
 log = logging.getLogger(__name__)
+ENGINES = ("local", "ray")
 STARTS = 3  # tries to start workers
 RESTART_SECONDS = 1.0
 LOST = (
@@ -32,8 +33,18 @@ class WorkerLost(TamisError):
     """A worker process died (killed, or out of memory); what is finished is kept."""
 
 
-def map_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], on: Machine) -> Iterator[Result]:
-    """`function(job)` for every job, in order. `function` and jobs must be picklable by name when workers > 1."""
+def map_jobs(
+    function: Callable[[Job], Result], jobs: Sequence[Job], on: Machine, processes: int = 1
+) -> Iterator[Result]:
+    """`function(job)` for every job, in order. `function` and jobs must be picklable by name when workers > 1.
+
+    Under Ray that is always so, and `processes` is the number of GPUs (on a CPU: of processes) that one job takes.
+    """
+    if on.engine == "ray" and jobs:
+        from tamis import ray_engine
+
+        yield from ray_engine.map_jobs(function, jobs, on, _KEPT.get(), processes)
+        return
     if on.workers <= 1 or len(jobs) <= 1:
         set_threads(on.threads)
         for job in jobs:
@@ -46,12 +57,12 @@ def map_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], on: Machine
 def workers_kept() -> Iterator[None]:
     """Workers that `map_jobs` starts inside stay for its next calls inside: starting them takes seconds.
 
-    They end with the block, or where a call fails.
+    They end with the block, or where a call fails. Actors of Ray do too.
     """
     if _KEPT.get() is not None:
         yield
         return
-    kept: dict[tuple[int, int], _Workers] = {}
+    kept: dict[Any, Any] = {}
     token = _KEPT.set(kept)
     try:
         yield
@@ -130,7 +141,7 @@ class _Workers:
         self.inside.close()
 
 
-_KEPT: ContextVar[dict[tuple[int, int], _Workers] | None] = ContextVar("kept", default=None)
+_KEPT: ContextVar[dict[Any, Any] | None] = ContextVar("kept", default=None)  # workers by shape, crews of Ray too
 
 
 @contextmanager
@@ -197,23 +208,48 @@ def machine(
     processes: int | None = None,
     threads: int = 1,
     tokens_per_batch: int | None = None,
+    engine: str = "local",
 ) -> Machine:
-    """The machine at hand: the first GPU if there is one, else one worker a core (best on a CPU)."""
-    if device is None:
-        import torch
+    """The machine at hand: the first GPU if there is one, else one worker a core (best on a CPU).
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if workers is None:
+    `engine: ray`: GPUs if the cluster at RAY_ADDRESS has any, as many workers as it has room for, and trainings of one
+    process each, side by side. Raises RecipeError for an engine that there is not, or that is not installed.
+    """
+    checked_engine(engine)
+    if device is None:
+        device = _device(engine)
+    if workers is None and engine == "local":
         workers = 1 if device != "cpu" else len(os.sched_getaffinity(0))
     if processes is None:
-        processes = _gpus() if device == "cuda" else 1
+        processes = _gpus() if device == "cuda" and engine == "local" else 1
     return Machine(
+        engine=cast(Any, engine),
         device=device,
         threads=threads,
-        workers=workers,
+        workers=workers or 0,
         processes=processes,
         tokens_per_batch=tokens_per_batch or (2048 if device == "cpu" else 16384),
     )
+
+
+def checked_engine(name: object) -> None:
+    """RecipeError for an engine that there is not, or that is not installed."""
+    if name not in ENGINES:
+        raise RecipeError(f"there is no engine {name!r}; engines: {', '.join(ENGINES)}")
+    if name == "ray":
+        from tamis import ray_cluster
+
+        ray_cluster.check()
+
+
+def _device(engine: str) -> str:
+    import torch
+
+    from tamis import ray_cluster
+
+    if engine == "ray" and os.environ.get(ray_cluster.ADDRESS):
+        return ray_cluster.device(Machine(engine="ray"))
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _gpus() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
 import re
@@ -123,15 +124,22 @@ class Need:
 class Machine:
     """The machine, which is not science: never part of an identity.
 
-    `workers`: processes that passes and arms are mapped over. `processes`: processes of one training, by
-    `accelerate launch` (default: one a GPU). `tokens_per_batch` bounds the padded tokens of a batch.
+    `engine`: who maps passes and arms over workers, this machine's own processes or a Ray cluster. `workers`: how many
+    there are (0 under Ray: as many as the cluster has room for). `processes`: processes of one training, by
+    `accelerate launch` (default: one a GPU; under Ray one). `tokens_per_batch` bounds the padded tokens of a batch.
     """
 
+    engine: Literal["local", "ray"] = "local"
     device: str = "cpu"
     threads: int = 1
     workers: int = 1
     processes: int = 1
     tokens_per_batch: int = 2048
+
+    @property
+    def alone(self) -> Machine:
+        """The machine as one worker sees it, which maps nothing over others."""
+        return dataclasses.replace(self, workers=1, engine="local")
 
 
 @dataclass(frozen=True)
