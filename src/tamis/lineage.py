@@ -101,7 +101,8 @@ def _by_states(run: Path, pool: Pool, place: int, kept: NDArray[np.int64]) -> ND
     norms = np.linalg.norm(states, axis=1) * np.linalg.norm(own)
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = states @ own[0] / norms
-    return np.nan_to_num(cosines, nan=-1.0, posinf=-1.0, neginf=-1.0).astype(np.float64)
+    found: NDArray[np.float64] = np.nan_to_num(cosines, nan=-1.0, posinf=-1.0, neginf=-1.0).astype(np.float64)
+    return found
 
 
 def _states(run: Path, pool: Pool, places: NDArray[np.int64]) -> NDArray[np.float32] | None:

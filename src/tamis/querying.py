@@ -1,4 +1,4 @@
-"""SQL over what a run left: its ledger, scores, subset, quarantine, the text of its rows, and tables of its cleaning."""
+"""SQL over what a run left: its ledger, scores, subset, quarantine, the text of its rows, tables of its cleaning."""
 
 from __future__ import annotations
 

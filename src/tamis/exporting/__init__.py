@@ -79,7 +79,9 @@ def export(
     `weights`: one training weight a row; `tokens`: weights of response tokens, which need a model. `model` is the one
     that will be trained: with it the forms carry turn masks and token ids with labels that equal tamis's token for
     token, and the mask linter looks at the rows for trainers, against the template of `scored_with` if that is given.
-    `about`: how the rows were chosen, for the card of the form that has one. Raises RecipeError for an unknown form, DataError for weights that do not fit, also those of other tokens than
+    `about`: how the rows were chosen, for the card of the form that has one.
+
+    Raises RecipeError for an unknown form, DataError for weights that do not fit, also those of other tokens than
     `model` would be trained on, or a form that can carry none of the rows.
     """
     check_form(form)

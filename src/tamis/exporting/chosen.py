@@ -58,7 +58,7 @@ class Chosen:
     model: ModelRef | None = None
     linter: Linter | None = None
     tokens: TokenWeights | None = None
-    about: Provenance = Provenance()
+    about: Provenance = field(default_factory=Provenance)
 
     @property
     def model_name(self) -> str:

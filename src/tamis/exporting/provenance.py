@@ -61,7 +61,8 @@ def _lines(manifest: Mapping[str, Any], verdict: str) -> Iterator[str]:
         yield "Rows: " + ", ".join(f"{step['rows']:,} {step['step']}" for step in funnel) + "."
     files = pool.get("files") or ()
     for file in files[:_FILES]:
-        yield f"Read `{_shown(str(file.get('name')))}` (digest {str(file.get('digest'))[:12]}): {int(file.get('rows') or 0):,} rows."
+        name, digest = _shown(str(file.get("name"))), str(file.get("digest"))[:12]
+        yield f"Read `{name}` (digest {digest}): {int(file.get('rows') or 0):,} rows."
     yield f"And {len(files) - _FILES:,} more files." if len(files) > _FILES else ""
     yield f"Compared with baselines: {verdict}" if verdict else ""
 
