@@ -1,8 +1,8 @@
 """The engine: maps a function over jobs, in this process, in worker processes, or over Ray; results in order.
 
 Local workers are spawned, hold their model between jobs, run one thread each by default, and end when the parent dies,
-also by SIGKILL. Starting them is tried again; a worker that is lost later, and a job that fails, are not. The same bits come
-out whatever their number, because a job never sees its neighbours.
+also by SIGKILL. Starting them is tried again; a worker that is lost later, and a job that fails, are not. The same bits
+come out whatever their number, because a job never sees its neighbours.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tamis import __version__
+from tamis import __version__, deadline
 from tamis.engine import WorkerLost, set_threads
 from tamis.errors import RecipeError, StoreError, TamisError
 from tamis.models import ModelRef, content_digest, folder_of
@@ -62,8 +62,11 @@ class Worker:
                 Path(f"{probe}-{answer}").touch()
         return {"node": os.uname().nodename, "answer": answer, **_versions()}
 
-    def run(self, function: Callable[[Any], Any], job: Any, models: Mapping[str, str]) -> tuple[Any, list[Any]]:
-        """The result of a job, and what it logged that somebody should read."""
+    def run(
+        self, function: Callable[[Any], Any], job: Any, models: Mapping[str, str], until: str
+    ) -> tuple[Any, list[Any]]:
+        """The result of a job, and what it logged that somebody should read. `until`: the run's deadline, if any."""
+        os.environ[deadline.UNTIL] = until or "inf"
         for name, digest in models.items() - self.checked:
             if content_digest(folder_of(name)) != digest:
                 raise StoreError(
@@ -136,7 +139,7 @@ class _Crew:
 
     def map(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
         """Results in the order of the jobs."""
-        models = models_in(jobs[0])
+        models, until = models_in(jobs[0]), os.environ.get(deadline.UNTIL, "")
         waiting = deque(range(len(jobs)))
         tries: Counter[int] = Counter()
         done: dict[int, Result] = {}
@@ -146,7 +149,7 @@ class _Crew:
                 self._grow(len(waiting))
                 while waiting and self.idle:
                     actor, place = self.idle.pop(), waiting.popleft()
-                    self.busy[actor.run.remote(function, jobs[place], models)] = (actor, place)
+                    self.busy[actor.run.remote(function, jobs[place], models, until)] = (actor, place)
                 for place, outcome in self._look():
                     if isinstance(outcome, _Lost):
                         waiting.appendleft(place)

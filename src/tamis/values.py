@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,6 +141,12 @@ class Machine:
     def alone(self) -> Machine:
         """The machine as one worker sees it, which maps nothing over others."""
         return dataclasses.replace(self, workers=1, engine="local")
+
+    @property
+    def here(self) -> Machine:
+        """The machine for work that only this process can do: its files lie where it runs."""
+        workers = self.workers or len(os.sched_getaffinity(0))
+        return self if self.engine == "local" else dataclasses.replace(self, workers=workers, engine="local")
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def open_pool(
     if len(names) == 1 and (Path(names[0]) / MANIFEST).is_file():
         return Pool.open(Path(names[0]))
     store = Store(Path(out)) if out is not None else work_of(work).store
-    on = work.machine if isinstance(work, Workspace) else Machine(workers=len(os.sched_getaffinity(0)))
+    on = work.machine.here if isinstance(work, Workspace) else Machine(workers=len(os.sched_getaffinity(0)))
     pool = ingest(names, store, sample=Sample(**sample) if sample else None, on=on, **settings)
     if out is not None:
         pool.save(Path(out) / MANIFEST)

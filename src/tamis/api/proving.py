@@ -90,12 +90,13 @@ def evaluate(
     **more: Any,
 ) -> Measured:
     """A model measured on held-out rows, one result per row."""
-    from tamis.stages.train import EvaluationJob, evaluate_one
+    from tamis.stages.train import EvaluationJob
+    from tamis.stages.train import evaluate as run
 
     at = work_of(work, model, why="evaluate")
     own = {**(settings or {}), **more}
     job = EvaluationJob(at.store, evaluator, own, pool_of(held_out, at), at.machine, model=at.model)
-    return Measured(evaluate_one(job).items)
+    return Measured(run(job).items)
 
 
 def compare(

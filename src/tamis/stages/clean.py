@@ -274,7 +274,7 @@ class _Cleaning:
 
     def _transformed(self) -> tuple[Pool, Done, NDArray[np.bool_] | None]:
         """A transform over all shards, in workers; rows of which it would leave nothing are dropped."""
-        store, machine = self.work.store, dataclasses.replace(self.work.machine, workers=1)
+        store, machine = self.work.store, self.work.machine.alone
         jobs = [patching.PatchJob(store, self.component, shard) for shard in self.pool.shards]
         for _ in range(2):
             missing = [job for job in jobs if store.get(patching.PATCH, job.identity) is None]

@@ -33,7 +33,7 @@ from tamis.stages.sampled import drawn_by, job_of, train_on_sample
 from tamis.stages.score import Scored, known_columns, score
 from tamis.stages.select import Selection, mixer_of, needs_with, select
 from tamis.stages.sources import ingest_source
-from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate_one, train_one
+from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate, train_one
 from tamis.stages.weigh import weigher_of
 from tamis.stages.workspace import Workspace
 from tamis.values import Budget, Column, Need, Subset
@@ -179,7 +179,7 @@ class Conductor:
 
     def _pass(self, stage: Stage) -> Signal:
         assert self.pool is not None
-        component = self._pass_component(stage)
+        component = self.pass_component(stage)
         if "only" in stage.settings:
             chosen: Selection = self.outcomes[str(stage.settings["only"])[1:]]
             return measure_only(self.pool, chosen.subset.positions, stage.component, component, self.work)
@@ -193,7 +193,8 @@ class Conductor:
         signal: Signal = self.outcomes[str(stage.settings["from"])[1:]]
         return {signal.name: signal}
 
-    def _pass_component(self, stage: Stage) -> Any:
+    def pass_component(self, stage: Stage) -> Any:
+        """The pass of a stage, with what the run and the stages before it fill in."""
         import dataclasses
 
         names = {item.name for item in dataclasses.fields(load("passes", stage.component))}
@@ -282,7 +283,7 @@ class Conductor:
         reference = str(stage.settings.get("model", "@model"))[1:]
         model = self.work.model if reference == "model" else self.outcomes[reference].model
         job = EvaluationJob(self.work.store, stage.component, stage.own, held_out, self.work.machine, model=model)
-        items = evaluate_one(job).items
+        items = evaluate(job).items
         value = float(items.values.sum() / items.weights.sum())
         return {"metric": items.metric, "unit": items.unit, "value": value, "items": len(items.keys)}
 

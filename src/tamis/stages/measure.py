@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -111,7 +110,7 @@ def measure(
     if missing:
         log.info("pass %s: %d of %d shards to measure", name, len(missing), len(jobs))
     said = started
-    machine = dataclasses.replace(work.machine, workers=1) if getattr(component, "in_process", False) else work.machine
+    machine = work.machine.alone if getattr(component, "in_process", False) else work.machine
     try:
         for number, _ in enumerate(map_jobs(_measure_shard, missing, machine)):
             work.work.event("shard", signal=name, number=number + 1, of=len(missing))
@@ -150,7 +149,7 @@ def _jobs(
     pool: Pool, component: Pass, work: Workspace, have: Mapping[str, Signal], read: Mapping[str, Signal]
 ) -> list[_Job]:
     """One job a shard. All of `have` may be read, but only what the pass says it needs enters the identity."""
-    on = dataclasses.replace(work.machine, workers=1)
+    on = work.machine.alone
     jobs = []
     for place, shard in enumerate(pool.shards):
         identity = identity_of(component, shard, {key: signal.identities[place] for key, signal in read.items()})

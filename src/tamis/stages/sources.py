@@ -29,7 +29,7 @@ def ingest_source(source: Any, work: Workspace) -> Pool:
         mapping=settings.get("map"),
         sample=Sample(**sample) if sample else None,
         shard_rows=int(settings.get("shard_rows", 1024)),
-        on=work.machine,
+        on=work.machine.here,
     )
     if "max_bad" in settings:
         check_quarantine(pool, str(settings["max_bad"]))

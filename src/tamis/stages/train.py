@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,12 @@ def training_from(entry: Entry, notes: Sequence[str] = ()) -> Training:
 
 
 def train_entry(job: TrainingJob) -> Entry:
-    """The store entry of a training, made or found."""
+    """The store entry of a training, made or found, by the engine of the job's machine."""
+    entry: Entry = _by_engine(_train_entry, job)
+    return entry
+
+
+def _train_entry(job: TrainingJob) -> Entry:
     trainer = build("trainers", job.trainer, job.settings)
     hooks = _hooks(job, trainer)
     identity = digests.of_component(
@@ -258,12 +263,26 @@ def read_items(entry: Entry) -> Items:
 
 
 def evaluate_all(jobs: Sequence[EvaluationJob], work: Workspace) -> list[Evaluated]:
-    """All jobs, side by side where the machine has workers."""
-    one = dataclasses.replace(work.machine, workers=1)
+    """All jobs, side by side where the machine has workers; on a cluster each on a node that has its GPUs."""
+    on = work.machine
     found = []
     for number, result in enumerate(
-        map_jobs(evaluate_one, [dataclasses.replace(job, machine=one) for job in jobs], work.machine)
+        map_jobs(evaluate_one, [dataclasses.replace(job, machine=on.alone) for job in jobs], on, on.processes)
     ):
         work.work.event("arm", number=number + 1, of=len(jobs))
         found.append(result)
+    return found
+
+
+def evaluate(job: EvaluationJob) -> Evaluated:
+    """`evaluate_one` by the engine of the job's machine."""
+    return _by_engine(evaluate_one, job)
+
+
+def _by_engine(function: Callable[[Any], Any], job: TrainingJob | EvaluationJob) -> Any:
+    """One job where its engine says: on a cluster on a node that has its GPUs."""
+    on = job.machine
+    if on.engine == "local":
+        return function(job)
+    (found,) = map_jobs(function, [dataclasses.replace(job, machine=on.alone)], on, on.processes)
     return found
