@@ -13,6 +13,7 @@ from tamis.errors import RecipeError
 from tamis.flows.server import server
 from tamis.flows.settings import set_defaults
 
+WAIT_HOURS = 24.0  # for another scheduled run on the same workspace
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -58,6 +59,7 @@ def serve(
                 "workspace": str(workspace),
                 "overrides": list(overrides),
                 "options": dict(options),
+                "wait_hours": WAIT_HOURS,
             },
             concurrency_limit=1,
             entrypoint_type=EntrypointType.MODULE_PATH,

@@ -14,9 +14,14 @@ DEFAULTS = {
 }
 
 
-def set_defaults(workspace: Path) -> None:
-    """Set what the user has not set, before Prefect is imported; its home lies in the workspace."""
+def set_quiet() -> None:
+    """Set what the user has not set, before Prefect is imported, and leave its home and profile as they are."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def set_defaults(workspace: Path) -> None:
+    """Set what the user has not set, before Prefect is imported; its home lies in the workspace."""
+    set_quiet()
     home = Path(os.environ.setdefault("PREFECT_HOME", str(workspace / "prefect")))
     home.mkdir(parents=True, exist_ok=True)  # the embedded server waits for ever where its parent is missing

@@ -2,8 +2,8 @@
 
 An entry goes if runs that go have used it and nothing else has: no run that stays, no verb (`tamis score`, Python), no
 pin, no pool that is registered. What nobody is known to have used stays, unless it is older than `unused_days`.
-Runs move into `trash/` first, whole, then the entries that only they had used, then the trash is emptied: a removal that
-is killed leaves whole entries or none, and the next one goes on with what lies in the trash.
+Runs move into `trash/` first, whole, then the entries that only they had used, then the trash is emptied: a removal
+that is killed leaves whole entries or none, and the next one goes on with what lies in the trash.
 """
 
 from __future__ import annotations

@@ -34,6 +34,25 @@ MaxHours = Annotated[
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Cut rows at this many tokens.")]
 
 
+def _choose_log(name: str | None) -> str | None:
+    """Lines of text, or JSON for machines; also where it is asked for by `TAMIS_LOG`."""
+    from tamis import logs
+
+    if name is not None and name not in logs.FORMATS:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(logs.FORMATS)}")
+    if name == "json":
+        logs.to_json()
+    return name
+
+
+LogFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--log-format", envvar="TAMIS_LOG", help="text, or json: one object a line on stderr.", callback=_choose_log
+    ),
+]
+
+
 def _say_version(asked: bool) -> None:
     if asked:
         typer.echo(__version__)
@@ -46,6 +65,7 @@ Version = Annotated[
 
 
 @app.callback()
-def root(version: Version = False) -> None:
+def root(version: Version = False, log_format: LogFormat = None) -> None:
     """Chooses the fine-tuning data that is worth training on, and proves it."""
-    output.show_progress()
+    if log_format != "json":
+        output.show_progress()

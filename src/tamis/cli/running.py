@@ -12,6 +12,7 @@ from tamis.cli.app import (
     Device,
     Json,
     Judge,
+    LogFormat,
     MaxHours,
     MaxTokens,
     Model,
@@ -54,6 +55,7 @@ def run(
     disk_check: Annotated[
         bool, typer.Option("--disk-check/--no-disk-check", help="Refuse where the disk is too small for the run.")
     ] = True,
+    log_format: LogFormat = None,
     json: Json = False,
 ) -> None:
     """Carry out a whole recipe through Prefect; goes on where an earlier run stopped."""
@@ -187,6 +189,7 @@ def serve(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Run a recipe on a schedule, through Prefect, until stopped."""
     from tamis import recipe as recipes
