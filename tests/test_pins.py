@@ -7,16 +7,23 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 import small
 from small import Run, World
+from tamis import recipe as recipes
 from tamis.catalogue import CATALOGUE, load
+from tamis.engine import machine
 from tamis.errors import RecipeError
+from tamis.grouping import Centres
 from tamis.pins import Age, Fit, Fitting, Refit
 from tamis.pool import Pool, Shard
+from tamis.stages.plan import plan
+from tamis.stages.workspace import Workspace
 from tamis.store import Entry, Store, write_json
+from tamis.views import PoolView
 
 LESS = """\
 name: delta
@@ -88,6 +95,19 @@ def test_the_subset_is_that_of_a_full_recompute_with_the_same_warm_up(
     assert made == shards > 8
     assert again.manifest["fits"][0]["how"] == "kept"
     assert pq.read_table(again.folder / "subset.parquet").equals(pq.read_table(grown[2].folder / "subset.parquet"))
+
+
+def test_a_plan_tells_the_age_and_what_is_left_to_do(
+    world: World, work: Path, grown: tuple[Run, dict[str, dict[str, int]], Run]
+) -> None:
+    recipe = recipes.load(str(world.recipe))
+    found = plan(recipe, Workspace(work, machine(workers=1), recipe.model))
+    steps = {step["stage"]: step for step in found["steps"]}
+    assert steps["warmup"]["done"] == "kept" and steps["warmup"]["tokens"] == 0
+    assert steps["influence"]["done"] == "72 of 72 rows" and steps["influence"]["tokens"] == 0
+    assert any(note.startswith("warmup: kept") and "11 % of the pool (8 rows)" in note for note in found["notes"])
+    assert any("Since the last run" in line for line in (grown[2].folder / "report.html").read_text().splitlines())
+    assert "8 are new, 0 are gone" in " ".join(grown[2].manifest["since"]["lines"])
 
 
 def test_refit_always_trains_the_warm_up_anew(
@@ -193,3 +213,22 @@ def _fits(kind: str, name: str) -> bool:
 def test_a_refit_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(RecipeError, match="not understood"):
         Refit.parse(text)
+
+
+def test_clusters_stay_where_they_were_when_a_few_rows_come(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+
+    def rows(name: str, n: int) -> tuple[Shard, Path]:
+        place = tmp_path / f"signal-{name}"
+        place.mkdir()
+        np.save(place / "pooled.npy", draw.normal(size=(n, 4)).astype(np.float32))
+        return shard(tmp_path, name, [f"{name}{row}" for row in range(n)]), place
+
+    (old, there), (new, here) = rows("old", 40), rows("new", 4)
+    first = PoolView(Pool((old,)), {"tokens": [there]})
+    centres = Centres(count=3).fit(first)[0]["centres"]
+    held = {"clusters:3": np.asarray(centres)}
+    assert (dataclasses.replace(first, centres=held).groups("clusters:3") == first.groups("clusters:3")).all()
+    longer = PoolView(Pool((old, new)), {"tokens": [there, here]}, centres=held)
+    assert (longer.groups("clusters:3")[:40] == first.groups("clusters:3")).all()
+    assert set(longer.groups("clusters:3")[40:]) <= set(first.groups("clusters:3"))

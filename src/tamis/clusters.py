@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ITERATIONS = 20
+BLOCK = 4096
 SAMPLE = 256  # rows a cluster that the centres are fitted on at most; more of them move a mean very little
 
 
@@ -50,6 +51,14 @@ def k_means(vectors: NDArray[np.float32], count: int, seed: int = 0, *, spherica
         _, first, labels = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
         return _without_gaps(first[labels.ravel()], vectors)
     return _lloyd(vectors, count, seed, spherical)
+
+
+def nearest(vectors: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.int32]:
+    """(m,) int32 centre of greatest cosine of each unit vector, the first of equal ones; in blocks of rows."""
+    import numpy as np
+
+    blocks = [vectors[start : start + BLOCK] @ centres.T for start in range(0, len(vectors), BLOCK)]
+    return np.concatenate([block.argmax(axis=1) for block in blocks] or [np.zeros(0)]).astype(np.int32)
 
 
 def _lloyd(vectors: NDArray[np.float32], count: int, seed: int, spherical: bool) -> Clusters:

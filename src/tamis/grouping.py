@@ -6,7 +6,9 @@ is a column, by full or unambiguous short name. Groups are named by text; "" hol
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tamis.errors import RecipeError
 from tamis.values import Need
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tamis.clusters import Clusters
+    from tamis.values import Arrays
     from tamis.views import PoolView
 
 FIELDS = ("source", "kind", "file")
@@ -112,19 +116,48 @@ def _plain(value: np.float32) -> str:
 
 
 def _by_cluster(view: PoolView, count: int) -> NDArray[np.str_]:
-    """Clusters of all rows with an embedding, usable or not, found in the order of their keys, not of places."""
+    """Clusters of all rows with an embedding, usable or not: those of `view.centres`, else found here."""
     import numpy as np
 
-    from tamis.clusters import k_means
+    from tamis.clusters import nearest
+
+    vectors, ordered = _embedded(view, count)
+    answer = np.full(len(view), "", dtype=f"<U{len('cluster-') + len(str(count))}")
+    held = view.centres.get(f"{CLUSTERS}{count}")
+    labels = nearest(vectors[ordered], held) if held is not None else _clustered(vectors[ordered], count).labels
+    answer[ordered] = [f"cluster-{label:0{len(str(count - 1))}d}" for label in labels.tolist()]
+    return answer
+
+
+def _embedded(view: PoolView, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Unit embeddings (n, d), and the places of rows that have one, in the order of their keys, not of places."""
+    import numpy as np
+
     from tamis.index import unit
 
     vectors = unit(view.signal("tokens", "pooled"))
     known = np.flatnonzero(np.isfinite(vectors).all(axis=1))
-    answer = np.full(len(view), "", dtype=f"<U{len('cluster-') + len(str(count))}")
     if not len(known):
         raise RecipeError(f"cannot group by {CLUSTERS}{count}: no row has an embedding")
     keys = np.array(view.pool.table(["key"]).column("key").to_pylist(), dtype=np.str_)[known]
-    ordered = known[np.argsort(keys, kind="stable")]
-    labels = k_means(vectors[ordered], count).labels
-    answer[ordered] = [f"cluster-{label:0{len(str(count - 1))}d}" for label in labels.tolist()]
-    return answer
+    return vectors, known[np.argsort(keys, kind="stable")]
+
+
+def _clustered(vectors: NDArray[np.float32], count: int) -> Clusters:
+    from tamis.clusters import k_means
+
+    return k_means(vectors, count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Centres:
+    """The centres of `clusters:K` as something that is fitted on a pool, and stays while little of it is new."""
+
+    revision: ClassVar[int] = 1
+    count: int
+
+    def fit(self, view: PoolView, /) -> tuple[Arrays, Mapping[str, Any]]:
+        """`centres` (k, d) float32 of unit length."""
+        vectors, ordered = _embedded(view, self.count)
+        centres = _clustered(vectors[ordered], self.count).centres
+        return {"centres": centres}, {"clusters": len(centres)}

@@ -72,6 +72,7 @@ class PoolView:
     existing: Sequence[int] = ()
     existing_pool: PoolView | None = None
     keep: NDArray[np.bool_] | None = None  # rows a `where` has left; None: all
+    centres: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # of `clusters:K` that were fitted before
     against: tuple[PoolView, ...] = ()  # data that a cleaner holds the pool against
     indexes: Path | None = None  # folder of the named indexes of a workspace; None outside of one
 

@@ -12,10 +12,11 @@ from tamis import digests
 from tamis.catalogue import SCORERS, build, nearest
 from tamis.errors import RecipeError
 from tamis.filtering import ROW_FIELDS, filter_rows, is_field, needs_of
+from tamis.grouping import CLUSTERS, Centres, clusters_of
 from tamis.pool import Pool
 from tamis.protocols import Mixer, Scorer, Selector
 from tamis.recipe import scorer_settings
-from tamis.stages.measure import Signal, measure_needs, needs_on, view_of
+from tamis.stages.measure import Signal, fit, measure_needs, needs_on, view_of
 from tamis.stages.score import score
 from tamis.stages.weigh import Weighing, weigh
 from tamis.stages.workspace import Workspace
@@ -40,6 +41,7 @@ class Selection:
     subset: Subset
     filtered: NDArray[np.bool_] | None = None
     unscored: NDArray[np.bool_] | None = None
+    kept: tuple[str, ...] = ()  # what a reader must know of what was fitted before the pool changed
 
     @property
     def digest(self) -> str:
@@ -74,7 +76,9 @@ def select(
         "target": _side_view(target, "target", needs, work),
         "existing": _side_view(existing, "existing", needs, work),
     }
-    view = view_of(pool, signals, columns=made, target=views["target"], existing_pool=views["existing"])
+    centres, kept = _centres(pool, signals, work, selector, mixer)
+    sides = {"target": views["target"], "existing_pool": views["existing"]}
+    view = view_of(pool, signals, columns=made, centres=centres, **sides)
     keep, unscored = _filter(view, where)
     view = dataclasses.replace(view, keep=keep)
     inputs = {
@@ -85,6 +89,7 @@ def select(
         "signals": {key: signal.identities for key, signal in signals.items()},
         "columns": _column_digests(made, needs, where),
         **{side: None if one is None else one.pool.digest for side, one in views.items()},
+        **({"centres": {by: digests.of_bytes(one.tobytes()) for by, one in centres.items()}} if centres else {}),
         **({"weighing": [*weighing.identity, work.model]} if weighing is not None else {}),
     }
 
@@ -104,7 +109,21 @@ def select(
         }
 
     entry = work.store.get_or_make(SUBSET, digests.of_component(selector, inputs), make, about=selector)
-    return Selection(name, entry, read_subset(entry), keep, unscored)
+    return Selection(name, entry, read_subset(entry), keep, unscored, kept)
+
+
+def _centres(
+    pool: Pool, signals: Mapping[str, Signal], work: Workspace, *asking: Any
+) -> tuple[dict[str, NDArray[np.float32]], tuple[str, ...]]:
+    """Centres of the clusters by which something groups the pool, kept where little of it is new; and notes on them."""
+    found, notes = {}, []
+    for by in sorted({by for one in asking if isinstance(by := getattr(one, "by", None), str)}):
+        if by.startswith(CLUSTERS) and "tokens" in signals:
+            own = {"tokens": signals["tokens"]}
+            entry, outcome = fit(pool, Centres(count=clusters_of(by)), work, own, name=by)
+            found[by] = load_arrays(entry.path)["centres"]
+            notes += [f"{by}: {note}" for note in [outcome.note()] if note]
+    return found, tuple(notes)
 
 
 def _side_view(side: Pool | None, name: str, needs: Sequence[Need], work: Workspace) -> PoolView | None:
