@@ -104,7 +104,7 @@ def test_a_plan_tells_the_age_and_what_is_left_to_do(
     found = plan(recipe, Workspace(work, machine(workers=1), recipe.model))
     steps = {step["stage"]: step for step in found["steps"]}
     assert steps["warmup"]["done"] == "kept" and steps["warmup"]["tokens"] == 0
-    assert steps["influence"]["done"] == "72 of 72 rows" and steps["influence"]["tokens"] == 0
+    assert steps["influence"]["done"] == "74 of 74 rows" and steps["influence"]["tokens"] == 0
     assert any(note.startswith("warmup: kept") and "11 % of the pool (8 rows)" in note for note in found["notes"])
     assert any("Since the last run" in line for line in (grown[2].folder / "report.html").read_text().splitlines())
     assert "8 are new, 0 are gone" in " ".join(grown[2].manifest["since"]["lines"])

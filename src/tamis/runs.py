@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tamis import __version__, digests, endings, ledger, run_state
+from tamis import __version__, digests, endings, ledger, lineage, run_state
 from tamis.changes import Side, changes, previous, summary
 from tamis.errors import DataError
 from tamis.mapping import pool_map
@@ -88,6 +88,8 @@ def finish(conductor: Conductor, folder: Path, started: float) -> dict[str, Any]
     if conductor.columns:
         write_table(_columns_table(conductor), folder / "columns.parquet")
     _keep_tables(conductor, folder)
+    made = {left.name: left for left in conductor.outcomes.values() if isinstance(left, Signal)}
+    lineage.keep_signals(folder, conductor.shared | made)
     if (points := pool_map(view, chosen.subset if chosen is not None else None)) is not None:
         write_table(points, folder / "map.parquet")
     write_json(folder / "examples.json", _examples(conductor, whole))
@@ -265,7 +267,8 @@ def _notes(conductor: Conductor) -> list[str]:
     said |= {name: tuple(sentence for sentence in notes if sentence not in passes) for name, notes in read.items()}
     said |= {name: left.notes for name, left in conductor.outcomes.items() if isinstance(left, Training)}
     said |= {f"clean {done.step}": done.notes for done in conductor.cleaned}
-    said |= {name: left.subset.notes for name, left in conductor.outcomes.items() if isinstance(left, Selection)}
+    chosen = {name: left for name, left in conductor.outcomes.items() if isinstance(left, Selection)}
+    said |= {name: (*left.subset.notes, *left.kept) for name, left in chosen.items()}
     return [f"{name}: {sentence}" for name, sentences in said.items() for sentence in sentences]
 
 
