@@ -24,7 +24,8 @@ def explain(run: Path, row: str) -> dict[str, Any]:
     else:
         changed = pc.is_in(ledger.column("key"), value_set=_children(run, row))
         mask = pc.or_(pc.starts_with(ledger.column("key"), row), changed)
-    found = ledger.filter(mask).to_pylist()
+    at = pc.indices_nonzero(pc.fill_null(mask, False)).to_pylist()
+    found = ledger.take(at).to_pylist()
     if len(found) != 1:
         what = "no row" if not found else f"{len(found)} rows"
         raise DataError(
@@ -39,10 +40,26 @@ def explain(run: Path, row: str) -> dict[str, Any]:
         if key != "key"
     }
     facts["read_as"], facts["changed_by"] = _changes(run, facts["key"])
+    facts |= _lineage(run, at[0], [facts["key"], *([facts["read_as"]] if facts["read_as"] else [])])
     facts["weights"] = _weights(run, facts["key"])
     facts["notes"] = _notes(run)
     facts["messages"], facts["excerpt"] = _text(run, facts["key"])
     return facts
+
+
+def _lineage(run: Path, place: int, keys: list[str]) -> dict[str, Any]:
+    """Nearest kept row, influence by task and spans; rows that never came into the pool have spans alone."""
+    import dataclasses
+
+    from tamis import lineage
+
+    inside = place < len(Pool.open(run / MANIFEST))  # the ledger has the rows of the pool first, in order
+    nearest = lineage.nearest_kept(run, place) if inside else None
+    return {
+        "nearest_kept": None if nearest is None else dataclasses.asdict(nearest),
+        "influence": lineage.influences(run, place) if inside else {},
+        "spans": lineage.spans(run, keys),
+    }
 
 
 def _children(run: Path, row: str) -> Any:

@@ -5,9 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from tamis.cli import calibrating, changing, choosing, cleaning, inspecting, listing, pools, running
+from tamis.cli import (
+    calibrating,
+    changing,
+    choosing,
+    cleaning,
+    explaining,
+    inspecting,
+    listing,
+    pools,
+    querying,
+    running,
+    service,
+)
 from tamis.cli.app import app
 from tamis.cli.output import report_failure
+from tamis.ray_cluster import kept
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given[:1] == ["list"]:
             listing.answer(given[1:])
         else:
-            app(args=given, standalone_mode=True)
+            with kept():
+                app(args=given, standalone_mode=True)
     except TamisError as error:
         report_failure(error)
         sys.exit(error.exit_code)
@@ -51,4 +65,17 @@ def _terminated(signum: int, frame: object) -> None:
     sys.exit(143)
 
 
-__all__ = ["app", "calibrating", "changing", "choosing", "cleaning", "inspecting", "main", "pools", "running"]
+__all__ = [
+    "app",
+    "calibrating",
+    "changing",
+    "choosing",
+    "cleaning",
+    "explaining",
+    "inspecting",
+    "main",
+    "pools",
+    "querying",
+    "running",
+    "service",
+]

@@ -1,4 +1,4 @@
-"""Verbs that look: list, doctor, explain, report."""
+"""Verbs that look: list, doctor, report."""
 
 from __future__ import annotations
 
@@ -92,49 +92,6 @@ def _is_subset(path: Path) -> bool:
         return b"tamis.pool" in (pq.read_schema(file).metadata or {})
     except (OSError, pa.ArrowInvalid):
         return False
-
-
-@app.command()
-def explain(
-    run: Annotated[str, typer.Argument(help="A run folder, part of its name, or latest.")],
-    row: Annotated[str, typer.Argument(help="Key (or its first characters), or FILE:POSITION.")],
-    workspace: Place = Path(".tamis"),
-    json: Json = False,
-) -> None:
-    """Say why a row is in or out: its verdict, its scores, its text."""
-    output.use_json(json)
-    from tamis.explanation import explain as look
-    from tamis.runs import latest
-
-    found = look(latest(workspace / "runs", run), row)
-    lines = [f"{found['key']}  {found['file']}:{found['position']}  {found['source']}", "", _verdict(found), ""]
-    lines += [f"  kept in its place: {found['winner']}"] if found.get("winner") else []
-    if found["read_as"]:
-        lines += [f"  text changed by {', '.join(found['changed_by'])}; read as {found['read_as']}"]
-    lines += [f"  {name:<40} {value}" for name, value in found["columns"].items()]
-    lines += _weights(found["weights"])
-    lines += [f"  note: {sentence}" for sentence in found["notes"]]
-    for message in found["messages"]:
-        lines += ["", f"[{message['role']}]", str(message.get("content") or message.get("tool_calls") or "")]
-    if found["excerpt"]:
-        lines += ["", found["excerpt"]]
-    output.result(found, lines)
-
-
-def _weights(said: dict[str, Any]) -> list[str]:
-    """What the training makes of a row that was selected, where it is weighed."""
-    lines = [f"  training weight of the row: {said['row']:.4g}"] if said and said["row"] != 1 else []
-    if "response_tokens" in said:
-        kept, count = said["response_tokens_with_weight"], said["response_tokens"]
-        lines.append(f"  {kept:,} of {count:,} response tokens are trained ({kept / max(1, count):.0%})")
-    return lines
-
-
-def _verdict(found: dict[str, Any]) -> str:
-    if found["verdict"] == "selected":
-        return f"SELECTED by {found['step']}, rank {found['rank']}, gain {found['gain']:.4g}"
-    value = "" if found["value"] is None else f" (value {found['value']:.4g})"
-    return f"{found['verdict'].upper()} by {found['step']}: {found['reason']}{value}"
 
 
 @app.command()
