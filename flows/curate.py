@@ -20,6 +20,7 @@ from tamis import locks, logs, runs
 from tamis import recipe as recipes
 from tamis.endings import Watched
 from tamis.engine import machine
+from tamis.errors import TamisError
 from tamis.flows.events import Told
 from tamis.flows.server import server
 from tamis.report import write_report
@@ -47,8 +48,9 @@ def _reading_failed(task: Any, task_run: Any, state: Any) -> bool:
 def read_sources(run: str) -> int:
     """Read pool and target; returns the rows of the pool."""
     conductor = _CONDUCTED[run]
-    conductor.ingest()
-    check_room(conductor)
+    with conductor.within_deadline():
+        conductor.ingest()
+        check_room(conductor)
     return len(conductor.pool or ())
 
 
@@ -123,8 +125,20 @@ def _tell_of_quarantine(told: Told, conductor: Conductor) -> None:
         told.tell("tamis.rows.quarantined", rows=bad, of=read)
 
 
+class _OnPurpose(logging.Filter):
+    """Leaves the traceback out where the error is one of tamis, which says what to do."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep every record."""
+        if record.exc_info and isinstance(record.exc_info[1], TamisError):
+            record.exc_info = record.exc_text = None
+        return True
+
+
 def run_here(recipe: str, workspace: Path, overrides: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
     """Run the flow in this process, against the server at `PREFECT_API_URL` or one of our own."""
+    for name in ("prefect.task_runs", "prefect.flow_runs"):
+        logging.getLogger(name).addFilter(_OnPurpose())
     with server(workspace) as url, temporary_settings({PREFECT_API_URL: url}):
         try:
             outcome: dict[str, Any] = curate(recipe, str(workspace), list(overrides), dict(options))

@@ -123,7 +123,7 @@ class Conductor:
             "evaluate": self._evaluate,
             "export": self._export,
         }
-        with self._timed(stage.name, f"{stage.verb} {stage.component}") as timer, self._within_deadline():
+        with self._timed(stage.name, f"{stage.verb} {stage.component}") as timer, self.within_deadline():
             left = self.outcomes[stage.name] = carry[stage.verb](stage)
             if isinstance(left, Training) and left.made and "rows" in left.facts:
                 epochs = int(getattr(build("trainers", stage.component, stage.own), "epochs", 1))
@@ -295,7 +295,7 @@ class Conductor:
         return export_subset(self.pool, chosen, stage.component, Path(str(stage.settings["to"])), self.work)
 
     @contextmanager
-    def _within_deadline(self) -> Iterator[None]:
+    def within_deadline(self) -> Iterator[None]:
         """Begin no stage after the deadline; where it stops one, the error says which are done and which are left."""
         done = ", ".join(self.took)
         try:
