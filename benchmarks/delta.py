@@ -35,18 +35,20 @@ from tamis.store import Store
 
 ROWS, QUICK = 100_000, 10_000
 SHARE = 100  # one new row for so many old ones
+TARGET = 8
 PASSES = 3  # lengths, tokens, influence
 RECIPE = """\
 name: delta
 model: {{name: "tamis:tiny-lm", max_tokens: 32}}
 pool: {{files: [{files}]}}
-target: {{files: ["tamis:target/arithmetic.jsonl"]}}
+target: {{files: [{target}]}}
 scores: {{score: [perplexity, ifd]}}
 warmup:
   train: lora
   on: {{select: random, budget: 1%, seed: 1}}
   epochs: 1
-  keep: every-epoch
+  rank: 8
+  alpha: 16
   learning_rate: 2e-3
 influence: {{pass: influence, checkpoints: "@warmup"}}
 subset: {{select: less, from: "@influence", budget: 5%}}
@@ -74,15 +76,16 @@ def measure(folder: Path, rows: int) -> dict[str, Any]:
     """Three runs: the pool, the pool and a new file, the pool whose file has grown."""
     new = rows // SHARE
     folder.mkdir(parents=True, exist_ok=True)
-    lines = make_lines(rows + 2 * new)
+    lines = make_lines(rows + 2 * new + TARGET)
     pool, later, work = folder / "pool.jsonl", folder / "later.jsonl", folder / "work"
     write(pool, lines[:rows])
     write(later, lines[rows : rows + new])
+    write(folder / "target.jsonl", lines[-TARGET:])
     first = start(folder, [pool], work)
     say("first run", first)
     appended = start(folder, [pool, later], work)
     say("1 % in a file of its own", appended)
-    write(pool, lines[:rows] + lines[rows + new :])
+    write(pool, lines[:rows] + lines[rows + new : rows + 2 * new])
     grown = start(folder, [pool, later], work)
     say("1 % at the end of the file", grown)
     return {
@@ -131,7 +134,7 @@ def write(path: Path, lines: Sequence[str]) -> None:
 def start(folder: Path, files: Sequence[Path], work: Path) -> dict[str, Any]:
     """Carry the recipe out in a process of its own; `measured` counts rows of signals that were written meanwhile."""
     recipe = folder / "delta.yaml"
-    recipe.write_text(RECIPE.format(files=", ".join(map(str, files))), encoding="utf-8")
+    recipe.write_text(RECIPE.format(files=", ".join(map(str, files)), target=folder / "target.jsonl"), encoding="utf-8")
     before = signals(work)
     command = [sys.executable, __file__, "--run", str(recipe), str(work)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
