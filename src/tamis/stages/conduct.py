@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tamis import deadline, logs
 from tamis.catalogue import build, load
@@ -38,6 +38,9 @@ from tamis.stages.weigh import weigher_of
 from tamis.stages.workspace import Workspace
 from tamis.values import Budget, Column, Need, Subset
 from tamis.views import PoolView
+
+if TYPE_CHECKING:
+    from tamis.exporting.provenance import Provenance
 
 log = logging.getLogger(__name__)
 
@@ -292,7 +295,29 @@ class Conductor:
 
         assert self.pool is not None
         chosen: Selection = self.outcomes[str(stage.settings["subset"])[1:]]
-        return export_subset(self.pool, chosen, stage.component, Path(str(stage.settings["to"])), self.work)
+        out, about = Path(str(stage.settings["to"])), self._provenance(str(stage.settings["subset"])[1:], chosen)
+        return export_subset(self.pool, chosen, stage.component, out, self.work, about)
+
+    def _provenance(self, name: str, chosen: Selection) -> Provenance:
+        """How the rows of a select stage were chosen, for the card of what is exported."""
+        from tamis import __version__
+        from tamis.exporting.provenance import of_manifest
+
+        assert self.pool is not None
+        stage, facts = self.recipe.stage(name), chosen.entry.facts
+        counted = {key: facts[key] for key in ("rows", "tokens", "usable")}
+        budget = str(stage.settings["budget"])
+        return of_manifest(
+            {
+                "name": self.recipe.name,
+                "tamis": __version__,
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "model": {"name": self.work.model.name, "digest": self.work.model.digest},
+                "subset": {"selector": stage.component, "budget": budget, "digest": chosen.digest, **counted},
+                "pool": {"files": self.pool.files, "steps": self.pool.steps},
+                "seeds": {one.name: one.settings["seed"] for one in self.recipe.stages if "seed" in one.settings},
+            }
+        )
 
     @contextmanager
     def within_deadline(self) -> Iterator[None]:
