@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tamis.changes import Side, changes, previous, summary
+from tamis.changes import changes, previous, summary
 from tamis.cli.changing import text
 from tamis.errors import DataError
+from tamis.sides import Side
 
 Row = tuple[str, str, int, str, str, float]  # key, file, position, verdict, step, value
 

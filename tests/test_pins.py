@@ -12,17 +12,21 @@ import pyarrow.parquet as pq
 import pytest
 
 import small
+import tiny
 from small import Run, World
 from tamis import recipe as recipes
 from tamis.catalogue import CATALOGUE, load
 from tamis.engine import machine
 from tamis.errors import RecipeError
 from tamis.grouping import Centres
+from tamis.models import ModelRef
 from tamis.pins import Age, Fit, Fitting, Refit
 from tamis.pool import Pool, Shard
 from tamis.stages.plan import plan
+from tamis.stages.train import TrainingJob, train_one
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, Store, write_json
+from tamis.values import Machine, Seeds
 from tamis.views import PoolView
 
 LESS = """\
@@ -232,3 +236,27 @@ def test_clusters_stay_where_they_were_when_a_few_rows_come(tmp_path: Path) -> N
     longer = PoolView(Pool((old, new)), {"tokens": [there, here]}, centres=held)
     assert (longer.groups("clusters:3")[:40] == first.groups("clusters:3")).all()
     assert set(longer.groups("clusters:3")[40:]) <= set(first.groups("clusters:3"))
+
+
+def test_a_training_is_found_again_where_its_rows_are_the_same(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    old, more = (
+        tiny.make_pool(tmp_path / "old", tiny.make_rows(12)),
+        tiny.make_pool(tmp_path / "more", tiny.make_rows(8, 1)),
+    )
+    longer = Pool((*more.shards, *old.shards))  # a file has come before this one
+    assert longer.named([9, 8]) == old.named([1, 0])
+    job = TrainingJob(
+        store=store,
+        trainer="lora",
+        settings={"rank": 2, "alpha": 4, "epochs": 1},
+        model=ModelRef(name=str(tiny.make_model(tmp_path / "model")), max_tokens=64),
+        rows_of=old,
+        positions=(3, 1),
+        seeds=Seeds(),
+        machine=Machine(),
+    )
+    assert train_one(job).made
+    again = train_one(dataclasses.replace(job, rows_of=longer, positions=(11, 9)))
+    assert not again.made and again.digest == train_one(job).digest
+    assert train_one(dataclasses.replace(job, positions=(1, 3))).made  # another order of rows is another training

@@ -62,7 +62,8 @@ def encode(row: Row) -> dict[str, Any]:
     }
 
 
-_DUMP = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # made once: `json.dumps` makes one a call
+# made once: `json.dumps` makes one a call
+_DUMP = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def _turns(messages: Sequence[Message]) -> str:
@@ -177,6 +178,20 @@ class Pool:
                 found[place] = decode(record)
         return [found[place] for place in positions]
 
+    def named(self, positions: Sequence[int]) -> list[tuple[str, str]]:
+        """(key, content) of the rows at these places, in this order."""
+        import numpy as np
+
+        wanted = np.asarray(positions, np.int64)
+        shards = np.searchsorted(np.asarray(self.starts), wanted, side="right") - 1
+        found: dict[int, tuple[str, str]] = {}
+        for number in np.unique(shards).tolist():
+            places = wanted[shards == number]
+            table = self.shards[number].table(["key", "content"]).take(places - self.starts[number])
+            pairs = zip(table.column("key").to_pylist(), table.column("content").to_pylist(), strict=True)
+            found |= dict(zip(places.tolist(), pairs, strict=True))
+        return [found[place] for place in wanted.tolist()]
+
     def __iter__(self) -> Iterator[Row]:
         for shard in self.shards:
             yield from shard.read()
@@ -215,11 +230,11 @@ class Pool:
                     Shard((folder / item["path"]).resolve(), item["digest"], item["rows"])
                     for item in manifest["shards"]
                 ),
-                tuple(manifest["files"]),
+                tuple(_facts(item) for item in manifest["files"]),
                 tuple((folder / item).resolve() for item in manifest["rejects"]),
                 tuple(manifest.get("steps", ())),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
             raise DataError(
                 f"{file} is not a manifest of a pool ({error!r}); make it again with `tamis ingest`"
             ) from error
@@ -230,16 +245,24 @@ class Pool:
         """DataError where a shard or the rejects are not what `file`, the manifest, names; it says what to do."""
         from tamis import intact
 
-        wanted = {shard.path: shard.digest for shard in self.shards}
-        for folder, digest in [*wanted.items(), *((one.parent, "") for one in self.rejects)]:
+        wanted = {shard.path: (shard.digest, shard.rows) for shard in self.shards}
+        for folder, (digest, rows) in [*wanted.items(), *((one.parent, ("", 0)) for one in self.rejects)]:
             found = intact.look(folder)
-            if isinstance(found, dict) and digest in ("", found["digest"]):
+            if isinstance(found, dict) and (not digest or (digest, rows) == (found["digest"], found["facts"]["rows"])):
                 continue
             what = found or f"{folder} is not there" if not isinstance(found, dict) else f"{folder} holds other rows"
             raise DataError(
                 f"{file}: {what}; run the command that made this pool again (`tamis ingest … --out`), it makes anew "
                 "what is damaged and nothing else"
             )
+
+
+def _facts(file: Any) -> dict[str, Any]:
+    """What a manifest says of an input file. Raises ValueError for what no ingest writes."""
+    counts = [file.get(name) for name in ("rows", "kept", "quarantined", "dropped")]
+    if not isinstance(file.get("name"), str) or any(type(count) is not int or count < 0 for count in counts):
+        raise ValueError(f"an input file with the counts {counts}")
+    return dict(file)
 
 
 def _relative(path: Path, folder: Path) -> str:

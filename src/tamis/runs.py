@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis import __version__, digests, endings, ledger, lineage, run_state
-from tamis.changes import Side, changes, previous, summary
+from tamis.catalogue import build
+from tamis.changes import changes, previous, summary
 from tamis.errors import DataError
 from tamis.mapping import pool_map
 from tamis.pool import MANIFEST
 from tamis.recipe import Recipe
+from tamis.sides import Side
 from tamis.stages.clean import Done
 from tamis.stages.conduct import Conductor
 from tamis.stages.measure import Signal
@@ -98,7 +100,7 @@ def finish(conductor: Conductor, folder: Path, started: float) -> dict[str, Any]
         write_json(folder / "comparison.json", comparison)
     _link_checkpoints(conductor, folder)
     manifest = _manifest(conductor, whole, chosen, started)
-    manifest["since"] = _since(folder, manifest)
+    manifest["since"] = _since(recipe, folder, manifest)
     write_json(folder / "manifest.json", manifest)
     verdict = comparison["verdict"] if comparison is not None else None
     endings.finished(folder, conductor.work.root, manifest, verdict)
@@ -251,12 +253,25 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
     }
 
 
-def _since(folder: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
+def _since(recipe: Recipe, folder: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
     """What changed since the last run of this recipe in the workspace, in sentences; `tamis diff` tells it in full."""
     before = previous(folder.parent, folder, manifest)
     if before is None:
         return None
-    return {"run": before.folder.name, "lines": summary(changes(before, Side(folder, manifest)))}
+    found = changes(before, Side(folder, manifest))
+    return {"run": before.folder.name, "lines": [*summary(found), *_chosen_anew(recipe)]}
+
+
+def _chosen_anew(recipe: Recipe) -> list[str]:
+    """How the subset was brought up to date, in a sentence: from stored signals, by which way over the rows."""
+    main = recipe.main_subset()
+    if main is None:
+        return []
+    stage = recipe.stage(main)
+    way = getattr(build("selectors", stage.component, stage.own), "maximiser", None)
+    said = {None: "", "sieve": " in one pass over them (maximiser: sieve)"}
+    how = said.get(way, f" (maximiser: {way})")
+    return [f"The subset was chosen anew by {stage.component} from all usable rows, by stored signals{how}."]
 
 
 def _notes(conductor: Conductor) -> list[str]:

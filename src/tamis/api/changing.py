@@ -14,9 +14,10 @@ def diff(before: str | Path = "previous", after: str | Path = "latest", work: Pl
     Runs are named by folder, by a part of their name, or `latest`; `previous` is the last run of the same recipe before
     the other. Raises DataError where there is no such run, or it did not finish.
     """
-    from tamis.changes import Side, changes, previous
+    from tamis.changes import changes, previous
     from tamis.errors import DataError
     from tamis.runs import latest
+    from tamis.sides import Side
 
     runs = work_of(work).runs
     new = Side.of(latest(runs, str(after)))

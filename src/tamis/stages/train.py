@@ -108,8 +108,7 @@ def _train_entry(job: TrainingJob) -> Entry:
         trainer,
         {
             "model": job.model,
-            "pool": job.rows_of.digest,
-            "positions": digests.of_json(list(job.positions)),
+            **_rows_of(job, trainer),
             "weights": list(job.row_weights) if job.row_weights is not None else None,
             "seeds": job.seeds,
             **({"token_weights": job.token_weights.digest} if job.token_weights is not None else {}),
@@ -139,6 +138,18 @@ def _train_entry(job: TrainingJob) -> Entry:
         }
 
     return job.store.get_or_make(TRAINING, identity, make, about=trainer, resumable=True)
+
+
+def _rows_of(job: TrainingJob, trainer: Any) -> dict[str, Any]:
+    """What a training is on: its rows in order, so that it is found again in a pool to which others have come.
+
+    Where places in the pool matter (an exported subset, records of hooks), or most of it is trained on, the pool and
+    the places in it.
+    """
+    pool, places = job.rows_of, list(job.positions)
+    if job.hooks or getattr(trainer, "takes", "tokens") == "rows" or 2 * len(places) > len(pool):
+        return {"pool": pool.digest, "positions": digests.of_json(places)}
+    return {"rows": digests.of_json(pool.named(places))}
 
 
 def not_heard(trainer: Any, hooks: Mapping[str, Any]) -> str:
