@@ -1,0 +1,160 @@
+"""A deployment is run by a real worker from a schedule, over SQLite and over a real Postgres (issue 8, hold 7)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import small
+from prefect_world import ask, postgres, postgres_programs, prefect_server, worker
+from small import World
+
+pytestmark = [pytest.mark.soak, pytest.mark.flow]
+RECIPE = """\
+name: {name}
+model: {{name: {folder}/model, max_tokens: 96, dtype: float32}}
+pool: {{files: [pool/*.jsonl]}}
+subset: {{select: random, budget: 8}}
+final: {{train: lora, on: "@subset", epochs: 1, rank: 2, alpha: 4, batch_rows: 4}}
+proof: {{compare: "@subset", with: [random], evaluate: {{files: [eval.jsonl]}}, runs: 1, draws: 50}}
+"""
+RUNS = 2  # of each of two recipes
+SECONDS = 1500
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    place = tmp_path_factory.mktemp("prefect")
+    if request.param == "sqlite":
+        with prefect_server(place, f"sqlite+aiosqlite:///{place}/prefect.db") as environment:
+            yield environment
+        return
+    if postgres_programs() is None:
+        pytest.skip("no Postgres on this machine: apt-get install postgresql")
+    with postgres() as url, prefect_server(place, url) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = small.make_world(tmp_path_factory.mktemp("world"))
+    for name in ("one", "two"):
+        text = RECIPE.format(name=name, folder=world.folder)
+        (world.folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return world
+
+
+def tamis(world: World, environment: Mapping[str, str], *words: object) -> tuple[int, dict[str, Any], str]:
+    """Run a command in the folder of the world: code, the object that it prints, and its log."""
+    there = Path.cwd()
+    os.chdir(world.folder)
+    try:
+        run = small.tamis(*words, "--json", environment=environment)
+    finally:
+        os.chdir(there)
+    out, err = run.communicate(timeout=600)
+    return run.returncode, json.loads(out), err
+
+
+def test_two_recipes_on_one_workspace_run_from_their_schedules_in_turn(
+    world: World, server: dict[str, str], tmp_path: Path
+) -> None:
+    place = tmp_path / "work"
+    options = ("--pool", "own", "--workspace", place, "--workers", 1)
+    code, said, _ = tamis(world, server, "deploy", "one.yaml", *options)
+    assert code == 2 and "--create-pool" in said["faults"][0]
+    code, first, err = tamis(world, server, "deploy", "one.yaml", *options, "--create-pool", "--cron", "0 3 * * *")
+    assert code == 0 and first["pool_made"], err
+    code, again, _ = tamis(world, server, "deploy", "one.yaml", *options, "--every", "20s")
+    assert code == 0 and again["id"] == first["id"] and not again["pool_made"]
+    code, other, _ = tamis(world, server, "deploy", "two.yaml", *options, "--every", "20s")
+    assert code == 0 and other["id"] != first["id"]
+
+    deployments = ask(server, "deployments/filter", {})
+    assert {one["name"] for one in deployments} >= {"tamis-one", "tamis-two"}
+    mine = next(one for one in deployments if one["id"] == first["id"])
+    assert [one["schedule"]["interval"] for one in mine["schedules"]] == [20]
+    assert mine["entrypoint"] == "tamis.flows.curate.curate"
+    assert mine["global_concurrency_limit"]["limit"] == 1
+    assert mine["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+
+    code, _, _ = tamis(world, server, "health", "--workspace", place)
+    assert code == 1, "no worker yet"
+    with worker(tmp_path, "own", server):
+        states = wait_for_runs(place, tmp_path)
+        check_health(world, server, place)
+        for name in ("one", "two"):  # nothing new is started before the worker is stopped
+            assert tamis(world, server, "deploy", f"{name}.yaml", *options)[0] == 0
+        assert ask(server, "deployments/filter", {})[0]["schedules"] == []
+        wait_until_idle(place)
+    spans = sorted((state["began"], state["ended"]) for state in states)
+    assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(spans)), "one at a time"
+    check_folders(place)
+    check_events(server, place)
+
+
+def wait_for_runs(place: Path, logs: Path) -> list[dict[str, Any]]:
+    """States of the finished runs, as soon as every recipe has as many as wanted."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        found = [json.loads(file.read_text()) for file in place.glob("runs/*/state.json")]
+        done = [one for one in found if one["outcome"] == "finished"]
+        assert not [one for one in found if one["outcome"] not in ("finished", "running")], found
+        if all(sum(one["recipe"] == name for one in done) >= RUNS for name in ("one", "two")):
+            return done
+        time.sleep(0.5)
+    raise AssertionError((logs / "worker.log").read_text()[-5000:])
+
+
+def wait_until_idle(place: Path) -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        found = [json.loads(file.read_text())["outcome"] for file in place.glob("runs/*/state.json")]
+        if "running" not in found:
+            return
+        time.sleep(0.5)
+
+
+def check_health(world: World, server: dict[str, str], place: Path) -> None:
+    code, health, err = tamis(world, server, "health", "--workspace", place, "--max-age", 1)
+    checks = {one["what"]: one for one in health["checks"]}
+    assert code == 0, (health, err)
+    assert {"workspace", "disk", "store", "prefect", "work pool own", "run one", "run two"} <= set(checks)
+    assert "1 of 1 known workers alive" in checks["work pool own"]["found"]
+
+
+def check_folders(place: Path) -> None:
+    """Every finished run has its verdict; the second run of a recipe has measured nothing."""
+    for name in ("one", "two"):
+        folders = sorted(path for path in place.glob(f"runs/*-{name}-*") if (path / "report.html").is_file())
+        assert len(folders) >= RUNS
+        for number, folder in enumerate(folders):
+            manifest = json.loads((folder / "manifest.json").read_text())
+            assert json.loads((folder / "comparison.json").read_text())["verdict"]
+            assert json.loads((folder / "state.json").read_text())["verdict"]
+            assert number == 0 or all(one["made"] == 0 for one in manifest["passes"])
+
+
+def check_events(server: dict[str, str], place: Path) -> None:
+    """What an automation would be triggered by has come to the server, with its facts."""
+    deadline = time.monotonic() + 60
+    wanted = {"tamis.run.started", "tamis.run.finished", "tamis.rows.quarantined"}
+    while time.monotonic() < deadline:
+        found = ask(server, "events/filter", {"filter": {"event": {"prefix": ["tamis."]}}, "limit": 50})["events"]
+        if wanted <= {one["event"] for one in found}:
+            break
+        time.sleep(0.5)
+    by_name = {one["event"]: one for one in found}
+    assert wanted <= set(by_name)
+    finished = by_name["tamis.run.finished"]
+    assert finished["payload"]["rows"] == 8 and finished["payload"]["verdict"]
+    assert Path(finished["payload"]["report"]).is_file()
+    assert finished["resource"]["tamis.workspace"] == str(place)
+    assert by_name["tamis.rows.quarantined"]["payload"]["rows"] == len(small.BROKEN)
