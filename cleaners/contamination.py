@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tamis.contamination.items import SHORT, Of
-from tamis.contamination.search import Numbers
+from tamis.contamination.search import MOST, Numbers
 from tamis.encoders import EncoderRef
 from tamis.errors import GateError, RecipeError
 from tamis.values import Dropped, Machine, Need
@@ -31,11 +31,12 @@ class Contamination:
     too; `of` says what of an evaluation item is looked for: its `prompt`, its `answer`, or `both`.
 
     Texts are compared without case, diacritics, punctuation and white space; numbers stay. An item is found in a row
-    that holds at least `coverage` of those of its words that count, each inside a run of `n` words (8 to 13; of a
-    shorter item all). What stands in a run of `header` words that more than `shared` items of the set have (a tenth of
-    a small set) does not count: instructions, examples in front of every question. Items of which fewer than 8 words
-    count are compared whole: with a message, a line, a sentence, what follows a colon. With `numbers: keep`, a row that
-    has another number in the place of one of the item's does not hold it, and is counted apart.
+    that holds at least the share `coverage` of those of its words that count, each in a run of `n` words (8 to 13; of a
+    shorter item all); or that share of its question, where choices follow it. A run that more than `shared` items of
+    the set have (a tenth of a small set) is not looked for, and words in a run of `header` that a tenth of the items
+    have do not count: instructions, examples in front of every question. Items of which fewer than 8 words count are
+    compared whole: with a message, a line, a sentence, what follows a colon. With `numbers: keep`, a row that has
+    another number in the place of one of the item's does not hold it, and is counted apart.
 
     `embed: true` also takes rows whose embedding has at least the cosine `cosine` with that of an item: the pooled
     hidden states of the run's model, or of a sentence encoder (`encoder: {name: …}`).
@@ -45,7 +46,7 @@ class Contamination:
     action: Literal["drop", "report", "fail"] = "drop"
     of: Of = "prompt"
     n: int = SHORT
-    coverage: float = 0.8
+    coverage: float = 0.95
     numbers: Numbers = "keep"
     shared: int = 10
     header: int = 4
@@ -88,7 +89,7 @@ class Contamination:
     def clean(self, view: PoolView, on: Machine, /) -> Dropped:
         """Rows that hold an evaluation item; `contamination.parquet` has the spans, `contaminated_items.parquet` items.
 
-        `facts`: `rows` and `items` found, `looked_for`, `other_numbers`, `sets`, `examples`. GateError with
+        `facts`: `rows` and `items` found, `looked_for`, `other_numbers`, `most`, `sets`, `examples`. GateError with
         `action: fail` where a row is found.
         """
         import numpy as np
@@ -96,8 +97,8 @@ class Contamination:
         from tamis.contamination import tables
 
         table, items = self._searched(view, on)
-        held = tables.of_kinds(table, self.counted)
-        facts = tables.summary(table, items, self.counted)
+        held = tables.of_kinds(table, tables.COUNTED)
+        facts = tables.summary(table, items)
         if self.action == "fail" and facts["rows"]:
             raise GateError(tables.refusal(facts, len(view)))
         best = tables.by_row(held) if self.action == "drop" else {}
@@ -108,11 +109,6 @@ class Contamination:
         found = {"contamination.parquet": table, "contaminated_items.parquet": tables.by_item(held, items)}
         return Dropped(rows=rows, reasons=reasons, facts=facts, notes=self._notes(facts), tables=found)
 
-    @property
-    def counted(self) -> frozenset[str]:
-        """Kinds of lines that make a row contaminated."""
-        return frozenset({"words", "whole", "embedding", *(["numbers"] if self.numbers == "any" else [])})
-
     def _searched(self, view: PoolView, on: Machine) -> tuple[pa.Table, list[Item]]:
         import pyarrow as pa
 
@@ -122,7 +118,7 @@ class Contamination:
 
         items = items_of((one.pool for one in view.against), self.of)
         rules = Rules(n=self.n, of=self.of, shared=self.shared, header=self.header)
-        table = search(view.pool, look_for(items, rules), self.coverage)
+        table = search(view.pool, look_for(items, rules), self.coverage, self.numbers)
         if self.embed:
             table = pa.concat_tables([table, near(view, self.cosine, self.encoder, on)])
         return table, items
@@ -133,4 +129,6 @@ class Contamination:
             said.append(f"{facts['rows']:,} rows hold {facts['items']:,} evaluation items, and stay")
         if facts["other_numbers"]:
             said.append(f"{facts['other_numbers']:,} rows hold an evaluation item with other numbers, and stay")
+        if facts["most"]:
+            said.append(f"{facts['most']:,} rows hold most of an evaluation item ({MOST:.0%} or more), and stay")
         return tuple(said)

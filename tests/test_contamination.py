@@ -63,7 +63,8 @@ def plain_tokens(text: str) -> list[str]:
 def plain_coverage(items: Sequence[str], texts: Sequence[str], n: int, header: int, shared: int) -> dict[int, float]:
     """Oracle for one row: items of at least SHORT tokens, by sets of all runs of tokens, letters joined."""
     split = [plain_tokens(item) for item in items]
-    limit = min(shared, max(2, len(items) // 10))
+    tenth = max(2, len(items) // 10)
+    limit = min(shared, tenth)
 
     def runs(tokens: Sequence[str], size: int) -> list[str]:
         return ["".join(tokens[at : at + size]) for at in range(len(tokens) - size + 1)]
@@ -77,9 +78,9 @@ def plain_coverage(items: Sequence[str], texts: Sequence[str], n: int, header: i
     there = {"".join(own[a:b]) for own in said for a in range(len(own)) for b in range(a + 1, len(own) + 1)}
     answer = {}
     for place, (own, size) in enumerate(zip(split, lengths, strict=True)):
-        boiler = {at + k for at, run in enumerate(runs(own, header)) if heads[run] > limit for k in range(header)}
+        boiler = {at + k for at, run in enumerate(runs(own, header)) if heads[run] > tenth for k in range(header)}
         informative = [at for at, run in enumerate(runs(own, size)) if often[run] <= limit]
-        counts = set(range(len(own))) - boiler
+        counts = {at + k for at in informative for k in range(size)} - boiler
         strict = len(counts) < SHORT
         if strict:
             counts = {at + k for at in informative for k in range(size)}
@@ -93,7 +94,11 @@ words = st.lists(st.sampled_from("to be or not that is the question 7 12".split(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(words.filter(lambda own: len(own) >= SHORT), min_size=1, max_size=6), st.lists(words, max_size=3), st.data())
+@given(
+    st.lists(words.filter(lambda own: len(own) >= SHORT), min_size=1, max_size=6),
+    st.lists(words, max_size=3),
+    st.data(),
+)
 def test_coverage_is_that_of_all_runs_of_tokens_counted_plainly(
     tmp_path_factory: pytest.TempPathFactory, items: list[list[str]], said: list[list[str]], data: st.DataObject
 ) -> None:
@@ -102,9 +107,7 @@ def test_coverage_is_that_of_all_runs_of_tokens_counted_plainly(
     texts = [" ".join(own) for own in (*said, base[cut:] + base[:cut])]
     n = data.draw(st.integers(SHORT, 13))
     whole = [" ".join(own) for own in dict.fromkeys(map(tuple, items))]
-    lines = found(
-        tmp_path_factory.mktemp("c"), asked(*whole), [row(0, *texts)], coverage=1e-9, n=n, header=3, shared=2
-    )
+    lines = found(tmp_path_factory.mktemp("c"), asked(*whole), [row(0, *texts)], coverage=1e-9, n=n, header=3, shared=2)
     scores = {line["position"]: line["score"] for line in lines if line["kind"] != "whole"}
     expected = plain_coverage(whole, [text for text in texts if text], n, 3, 2)
     short = {line["position"] for line in lines if line["kind"] == "whole"}
@@ -137,19 +140,35 @@ def test_an_edit_of_its_dress_does_not_hide_an_item(tmp_path: Path, edit: str) -
 
 def test_other_numbers_hide_an_item_and_are_named_so(tmp_path: Path) -> None:
     for number, changed in enumerate((ITEM.replace("16", "23"), ITEM.replace("$2", "$3"))):
+        assert changed != ITEM
         lines = found(tmp_path / str(number), asked(ITEM), [row(0, changed, "18")])
         assert {line["kind"] for line in lines} == {"numbers"}
         view = PoolView(pool_of(tmp_path / f"p{number}", [row(0, changed, "18")]), against=(against(tmp_path, ITEM),))
         dropped = Contamination(against="eval.jsonl").clean(view, Machine())
         assert not dropped.rows.any() and dropped.facts["other_numbers"] == 1 and "other numbers" in dropped.notes[0]
-        assert Contamination(against="eval.jsonl", numbers="any").clean(view, Machine()).rows.all()
+        assert Contamination(against="eval.jsonl", numbers="any", coverage=0.8).clean(view, Machine()).rows.all()
 
 
 def test_half_an_item_is_none_and_the_threshold_says_what_is_enough(tmp_path: Path) -> None:
-    half = " ".join(ITEM.split()[: len(ITEM.split()) // 2])
+    half, most = (" ".join(text.split()[: len(text.split()) * part // 20]) for text, part in ((ITEM, 10), (OTHER, 17)))
     assert found(tmp_path / "a", asked(ITEM), [row(0, half, "x")]) == []
     (line,) = found(tmp_path / "b", asked(ITEM), [row(0, half, "x")], coverage=0.4)
-    assert 0.4 <= line["score"] < 0.6
+    assert 0.4 <= line["score"] < 0.6 and line["kind"] == "words"
+    (line,) = found(tmp_path / "c", asked(OTHER), [row(0, most, "x")], coverage=0.95)
+    assert 0.75 <= line["score"] < 0.95 and line["kind"] == "most"
+
+
+def test_the_question_of_an_item_is_enough_where_choices_follow_it(tmp_path: Path) -> None:
+    question = "Pens, computers, text books and paper clips can all be found where?"
+    item = f"{question}\n(A) desktop\n(B) university\n(C) drawer\n(D) table\n(E) work"
+    rows = [
+        row(0, f"{question}\nOptions:\n- a desk\n- university\n- drawer", "b"),
+        row(1, question.replace("where", "when"), "b"),
+        row(2, "(A) desktop (B) university (C) drawer (D) table (E) work", "b"),
+    ]
+    assert [(line["place"], line["kind"]) for line in found(tmp_path, asked(item, OTHER), rows, 0.95)] == [
+        *[(0, "words"), (1, "most")]
+    ]
 
 
 def test_what_many_items_share_says_nothing_of_one(tmp_path: Path) -> None:

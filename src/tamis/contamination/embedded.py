@@ -78,9 +78,7 @@ def _encoded(shard: Shard, encoder: EncoderRef, on: Machine) -> NDArray[np.float
     return np.asarray(np.nan_to_num(found), np.float32)
 
 
-def _nearest(
-    own: NDArray[np.float32], theirs: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _nearest(own: NDArray[np.float32], theirs: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """For every row the nearest item and its cosine; -1 where there is none."""
     import numpy as np
 

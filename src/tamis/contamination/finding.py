@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tamis.contamination.items import SEED, SHORT, Looked, Runs
+from tamis.contamination.items import LEAST, SEED, SHORT, Looked, Runs
 from tamis.contamination.letters import Stream
 from tamis.values import text_of
 
@@ -119,7 +119,7 @@ class Finder:
         return (starts, stop, *own, np.zeros(len(starts), bool))
 
     def _whole(self, stream: Stream) -> tuple[NDArray[Any], ...]:
-        """Short texts: from border to border of a text; of three tokens and fewer the whole of a message."""
+        """Short texts: from border to border of a text; of fewer than LEAST tokens the whole of a message."""
         import numpy as np
 
         wholes = self.looked.wholes
@@ -134,7 +134,7 @@ class Finder:
             fits = fits[border[borders[fits] + length]]
             starts, entries, own = _expanded(wholes.hashes, stream.hashes(borders[fits], length), borders[fits], fits)
             filled = alone[own] & (starts + length == last[own])
-            good = filled | (wholes.tokens[entries] >= SHORT // 2)
+            good = filled | (wholes.tokens[entries] >= LEAST)
             found.append((starts[good], entries[good]))
         starts, entries = (np.concatenate(parts) for parts in zip(*found, strict=True))
         own = (wholes.items[entries], wholes.first[entries], wholes.tokens[entries])
@@ -159,20 +159,22 @@ def _expanded(
 class Pairs:
     """Rows of a shard with an item that enough of was found: (p,) row, item, coverage in (0, 1]; `whole` as in Hits.
 
-    `hits[i]` are the places of pair i in the Hits, by token of the item.
+    `stem` (p,) bool: it is the part in front of the choices that enough of was found. `hits[i]` are the places of pair
+    i in the Hits, by token of the item.
     """
 
     rows: NDArray[np.int64]
     items: NDArray[np.int64]
     coverage: NDArray[np.float64]
     whole: NDArray[np.bool_]
+    stem: NDArray[np.bool_]
     hits: Sequence[NDArray[np.int64]]
 
 
 def pairs_of(hits: Hits, rows: NDArray[np.int64], looked: Looked, needed: float) -> Pairs:
     """Rows and items of which at least the share `needed` of the tokens that count was found; all of a strict one.
 
-    `rows` (h,): the row of every hit. Tokens found in several messages of a row add up.
+    Of an item with choices that share of the tokens in front of them is enough. `rows` (h,): the row of every hit. Tokens found in several messages of a row add up.
     """
     import numpy as np
 
@@ -184,14 +186,20 @@ def pairs_of(hits: Hits, rows: NDArray[np.int64], looked: Looked, needed: float)
     pair = np.cumsum(fresh) - 1
     start = looked.starts[item] + hits.first[order]
     runs = ~hits.whole[order]
-    covered = _covered(start[runs], hits.tokens[order][runs], pair[runs], looked.counted, len(begun))
     whole = np.logical_or.reduceat(hits.whole[order], begun) if len(begun) else np.zeros(0, bool)
     first_of = item[begun]
-    share = np.where(whole, 1.0, covered / np.maximum(1, looked.sizes[first_of]))
-    enough = share >= np.where(looked.strict[first_of], 1.0, needed)
+    shares = [np.where(whole, 1.0, 0.0)]
+    for counted in (looked.counted, looked.counted_stems):
+        covered = _covered(start[runs], hits.tokens[order][runs], pair[runs], counted, len(begun))
+        sizes = counted[looked.starts[first_of + 1]] - counted[looked.starts[first_of]]
+        shares.append(covered / np.maximum(1, sizes))
+    limit = np.where(looked.strict[first_of], 1.0, needed)
+    stem = np.maximum(shares[0], shares[1]) < limit
+    share = np.where(stem, shares[2], np.maximum(shares[0], shares[1]))
     places = np.split(order, begun[1:]) if len(begun) else []
-    kept = np.flatnonzero(enough)
-    return Pairs(row[begun][kept], first_of[kept], share[kept], whole[kept], [places[place] for place in kept.tolist()])
+    kept = np.flatnonzero(share >= np.where(stem, needed, limit))
+    arrays = (one[kept] for one in (row[begun], first_of, share, whole, stem))
+    return Pairs(*arrays, [places[place] for place in kept.tolist()])
 
 
 def _covered(

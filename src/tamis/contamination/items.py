@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
 Of = Literal["prompt", "answer", "both"]
 SHORT = 8  # items of fewer tokens are compared whole
+LEAST = 5  # tokens of a text that is found in the midst of a message
 SEED = 16  # letters by which a run of tokens is found before all of it is compared
+CHOICES = re.compile(
+    r"[?:.\n]\s*(?:(?:the\s+|answer\s+)?(?:options|choices)\s*:|answer\s+format|\(?\s?a\s?[).]"
+    r"|(?:answer|option|solution|choice)\s?1\s*:)|\n\s*[-*\u2022]\s",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -98,15 +105,17 @@ def _together(parts: Sequence[Any], cls: type[Any], by: str) -> list[NDArray[Any
 class Looked:
     """All that is looked for. `starts` (i + 1,) int64: item i has the tokens `[starts[i], starts[i + 1])`.
 
-    `counts` (tokens,) bool: the token says something of its item, for it stands in no run of `header` tokens that more
-    than `shared` items of the set have. `strict` (i,) bool: fewer than SHORT tokens do, so that everything in the
-    item's runs counts and all of it must be found. `numbers` (tokens,) bool: the token is a number.
+    `counts` (tokens,) bool: the token says something of its item, for it stands in one of its runs and in no header.
+    `strict` (i,) bool: fewer than SHORT tokens do, so that everything in the item's runs counts and all of it must be
+    found. `stems` (tokens,) bool: the token counts and stands in front of the choices that its item offers; all False
+    for an item without choices, or with a question of few words. `numbers` (tokens,) bool: the token is a number.
     """
 
     rules: Rules
     items: tuple[Item, ...]
     starts: NDArray[np.int64]
     counts: NDArray[np.bool_]
+    stems: NDArray[np.bool_]
     strict: NDArray[np.bool_]
     numbers: NDArray[np.bool_]
     runs: Runs
@@ -115,14 +124,12 @@ class Looked:
     @functools.cached_property
     def counted(self) -> NDArray[np.int64]:
         """(tokens + 1,) how many tokens in front of every token count."""
-        import numpy as np
-
-        return np.concatenate([[0], np.cumsum(self.counts)])
+        return _before(self.counts)
 
     @functools.cached_property
-    def sizes(self) -> NDArray[np.int64]:
-        """(i,) how many tokens of every item count."""
-        return self.counted[self.starts[1:]] - self.counted[self.starts[:-1]]
+    def counted_stems(self) -> NDArray[np.int64]:
+        """(tokens + 1,) how many of them stand in front of choices."""
+        return _before(self.stems)
 
 
 def items_of(pools: Iterable[Pool], of: Of) -> list[Item]:
@@ -163,8 +170,11 @@ def look_for(items: Sequence[Item], rules: Rules) -> Looked:
     return Looked(
         rules,
         ordered,
-        np.concatenate([[0], np.cumsum(np.concatenate([[], *(np.diff(part.starts) for part in parts)]))]).astype(np.int64),
+        np.concatenate([[0], np.cumsum(np.concatenate([[], *(np.diff(part.starts) for part in parts)]))]).astype(
+            np.int64
+        ),
         np.concatenate([np.zeros(0, bool), *(part.counts for part in parts)]),
+        np.concatenate([np.zeros(0, bool), *(part.stems for part in parts)]),
         np.concatenate([np.zeros(0, bool), *(part.strict for part in parts)]),
         np.concatenate([np.zeros(0, bool), *(part.numbers for part in parts)]),
         Runs.of(runs),
@@ -179,6 +189,7 @@ class _Set:
     places: list[int]
     starts: NDArray[np.int64]
     counts: NDArray[np.bool_]
+    stems: NDArray[np.bool_]
     strict: NDArray[np.bool_]
     numbers: NDArray[np.bool_]
     runs: Runs
@@ -191,15 +202,41 @@ def _of_set(places: list[int], items: Sequence[Item], rules: Rules) -> _Set:
     own = [items[place] for place in places]
     stream = Stream.of([item.text for item in own])
     starts = np.searchsorted(stream.tokens, stream.texts).astype(np.int64)
-    limit = min(rules.shared, max(2, len(own) // 10))  # a header that a small set shares is one as well
-    counts = ~_boilerplate(stream, starts, limit, rules.header)
+    tenth = max(2, len(own) // 10)
+    limit = min(rules.shared, tenth)  # what all of a small set share says nothing either
     numbers = np.array([chr(code).isdecimal() for code in stream.letters[stream.tokens].tolist()], bool)
-    runs, wholes = _runs(stream, starts, limit, rules.n), _wholes(stream, starts, counts, own)
-    total = np.concatenate([[0], np.cumsum(counts)])
-    strict = total[starts[1:]] - total[starts[:-1]] < SHORT
-    inside = _covered(len(counts), starts[runs.items] + runs.first, runs.tokens)
+    runs = _runs(stream, starts, limit, rules.n)
+    inside = _covered(len(stream.tokens), starts[runs.items] + runs.first, runs.tokens)
+    counts = inside & ~_headers(stream, starts, tenth, rules.header)
+    wholes = _wholes(stream, starts, counts, own)
+    strict = _each(counts, starts) < SHORT
+    stems = counts & _in_front_of_choices(own, starts)
+    stems &= np.repeat(_each(stems, starts) >= SHORT, np.diff(starts))
     counts = np.where(np.repeat(strict, np.diff(starts)), inside, counts)
-    return _Set(places, starts, counts, strict, numbers, runs, wholes)
+    return _Set(places, starts, counts, stems, strict, numbers, runs, wholes)
+
+
+def _before(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(m + 1,) how many are True in front of every place."""
+    import numpy as np
+
+    return np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)
+
+
+def _each(mask: NDArray[np.bool_], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(items,) how many tokens of every item are True."""
+    total = _before(mask)
+    return total[starts[1:]] - total[starts[:-1]]
+
+
+def _in_front_of_choices(items: Sequence[Item], starts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(tokens,) whether a token stands in front of the choices of its item; False where it offers none."""
+    import numpy as np
+
+    found = [CHOICES.search(item.text) for item in items]
+    stream = Stream.of([item.text[: one.start() + 1] if one else "" for item, one in zip(items, found, strict=True)])
+    ends = starts[:-1] + np.diff(np.searchsorted(stream.tokens, stream.texts))
+    return np.arange(starts[-1]) < np.repeat(ends, np.diff(starts))
 
 
 def _covered(size: int, first: NDArray[np.int64], tokens: NDArray[np.int64] | int) -> NDArray[np.bool_]:
@@ -239,7 +276,7 @@ def _frequency(hashes: NDArray[np.uint64], items: NDArray[np.int64]) -> NDArray[
     return times[code].astype(np.int64)
 
 
-def _boilerplate(stream: Stream, starts: NDArray[np.int64], limit: int, n: int) -> NDArray[np.bool_]:
+def _headers(stream: Stream, starts: NDArray[np.int64], limit: int, n: int) -> NDArray[np.bool_]:
     """(tokens,) whether a token stands in a run of `n` tokens that more than `limit` items have."""
     import numpy as np
 
@@ -273,17 +310,16 @@ def _wholes(stream: Stream, starts: NDArray[np.int64], counts: NDArray[np.bool_]
     import numpy as np
 
     found: list[tuple[int, int, int]] = []  # item, first token, end
-    total = np.concatenate([[0], np.cumsum(counts)])
     borders = np.searchsorted(stream.tokens, stream.borders)  # tokens with which a line, a sentence, a text begins
     place = np.searchsorted(borders, np.arange(len(counts)), side="right")
     begin, stop = borders[place - 1], borders[np.minimum(place, len(borders) - 1)]
-    for number in np.flatnonzero(total[starts[1:]] - total[starts[:-1]] < SHORT).tolist():
+    for number in np.flatnonzero(_each(counts, starts) < SHORT).tolist():
         start, end = int(starts[number]), int(starts[number + 1])
         own = start + np.flatnonzero(counts[start:end])
         if items[number].part == "answer" or start == end:
             continue
         found.append((number, start, end))
-        if len(own) and SHORT // 2 <= (tail := int(stop[own[-1]])) - (head := int(begin[own[0]])) < end - start:
+        if len(own) and LEAST <= (tail := int(stop[own[-1]])) - (head := int(begin[own[0]])) < end - start:
             found.append((number, head, tail))
     table, ends = np.array(found, np.int64).reshape(-1, 3), _ends(stream)
     lengths = ends[table[:, 2]] - ends[table[:, 1]]

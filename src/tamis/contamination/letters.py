@@ -110,7 +110,9 @@ class Stream:
         """(m + 1,) place of every letter in its text; behind the last one 0."""
         import numpy as np
 
-        return np.arange(len(self.letters) + 1) - np.append(np.repeat(self.texts[:-1], np.diff(self.texts)), len(self.letters))
+        return np.arange(len(self.letters) + 1) - np.append(
+            np.repeat(self.texts[:-1], np.diff(self.texts)), len(self.letters)
+        )
 
     @property
     def _longest(self) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tamis.pool import Pool
 
 FILE = "contamination.parquet"
+MOST = 0.75  # share of an item of which is told though it is not enough
 EXCERPT = 300  # characters of a span that the table holds
 Numbers = Literal["keep", "any"]
 
@@ -27,8 +28,9 @@ def schema() -> pa.Schema:
 
     `place`, `key`: the row. `field` (messages, chosen or rejected), `message` (its number in that field), `start`, `end`
     (characters of its content): the span, whose first 300 characters are `text`. `set`, `item`, `position`: file, key
-    and position of the evaluation item, `part` (prompt or answer) what of it. `kind`: `words`, `whole` (a short text),
-    `numbers` (other numbers in it) or `embedding`. `score`: share of the item that the row holds, or the cosine.
+    and position of the evaluation item, `part` (prompt or answer) what of it. `kind`: `words`, `whole` (a short text)
+    or `embedding`; `numbers` (other numbers in it) and `most` (not enough of it) do not make a row contaminated.
+    `score`: share of the item that the row holds, or the cosine.
     """
     import pyarrow as pa
 
@@ -42,9 +44,10 @@ def schema() -> pa.Schema:
     )
 
 
-def search(pool: Pool, looked: Looked, coverage: float) -> pa.Table:
+def search(pool: Pool, looked: Looked, coverage: float, numbers: Numbers = "keep") -> pa.Table:
     """Every span of every item of which the share `coverage` stands in a row, in the order of the rows.
 
+    Those of which MOST stands there, or all in other numbers (unless `numbers` is `any`), are told apart by `kind`.
     Memory: what is looked for (about 40 bytes a token of the items), one shard, and what was found.
     """
     import pyarrow as pa
@@ -53,7 +56,7 @@ def search(pool: Pool, looked: Looked, coverage: float) -> pa.Table:
     tables = [schema().empty_table()]
     for start, shard in zip(pool.starts, pool.shards, strict=False):
         said = Said.of(shard)
-        records = list(_found(said, finder, coverage))
+        records = list(_found(said, finder, coverage, numbers))
         if records:
             keys = shard.table(["key"]).column("key").to_pylist()
             for record in records:
@@ -62,7 +65,7 @@ def search(pool: Pool, looked: Looked, coverage: float) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _found(said: Said, finder: Finder, coverage: float) -> Iterator[dict[str, Any]]:
+def _found(said: Said, finder: Finder, coverage: float, numbers: Numbers) -> Iterator[dict[str, Any]]:
     """The lines of a shard, `place` within it."""
     import numpy as np
 
@@ -72,10 +75,10 @@ def _found(said: Said, finder: Finder, coverage: float) -> Iterator[dict[str, An
         return
     texts = stream.text_of(hits.starts)
     rows = np.asarray(said.rows, np.int64)[texts]
-    pairs = pairs_of(hits, rows, finder.looked, coverage)
+    pairs = pairs_of(hits, rows, finder.looked, min(MOST, coverage))
     for number in range(len(pairs.rows)):
-        kind = "whole" if pairs.whole[number] else "words"
-        if kind == "words" and _other_numbers(pairs, number, hits, said, finder.looked):
+        kind = "whole" if pairs.whole[number] else "words" if pairs.coverage[number] >= coverage else "most"
+        if kind != "whole" and numbers == "keep" and _other_numbers(pairs, number, hits, said, finder.looked):
             kind = "numbers"
         item = finder.looked.items[int(pairs.items[number])]
         about = {"place": int(pairs.rows[number]), "kind": kind, "score": float(pairs.coverage[number])}
@@ -123,7 +126,8 @@ def _other_numbers(pairs: Pairs, number: int, hits: Hits, said: Said, looked: Lo
     found = np.zeros(end - start, bool)
     for first, tokens in zip(hits.first[own].tolist(), hits.tokens[own].tolist(), strict=True):
         found[first : first + tokens] = True
-    lost = np.flatnonzero(~found & looked.numbers[start:end] & looked.counts[start:end])
+    counts = looked.stems if pairs.stem[number] else looked.counts
+    lost = np.flatnonzero(~found & looked.numbers[start:end] & counts[start:end])
     if not len(lost):
         return False
     inside, size = np.flatnonzero(found), looked.rules.n
@@ -133,7 +137,9 @@ def _other_numbers(pairs: Pairs, number: int, hits: Hits, said: Said, looked: Lo
     if not wanted:
         return False
     row = int(pairs.rows[number])
-    return not wanted <= _numbers(tuple(text for text, owner in zip(said.texts, said.rows, strict=True) if owner == row))
+    return not wanted <= _numbers(
+        tuple(text for text, owner in zip(said.texts, said.rows, strict=True) if owner == row)
+    )
 
 
 @functools.lru_cache(maxsize=4096)

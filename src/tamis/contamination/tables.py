@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from tamis.contamination.items import Item
 
+COUNTED = frozenset({"words", "whole", "embedding"})  # kinds of lines that make a row contaminated
 EXAMPLES = 5
 SHOWN = 160  # characters of an item or a span in messages
 WORDS = {
@@ -74,20 +75,19 @@ def of_kinds(table: pa.Table, kinds: Collection[str]) -> pa.Table:
     return table.filter(pc.is_in(table.column("kind"), pa.array(sorted(kinds), pa.string())))
 
 
-def summary(table: pa.Table, items: Sequence[Item], counted: Collection[str]) -> dict[str, Any]:
-    """Plain facts: rows and items found, by evaluation set, examples, and rows with an item in other numbers alone.
-
-    `counted`: the kinds of lines that make a row contaminated.
-    """
-    held = of_kinds(table, counted)
+def summary(table: pa.Table, items: Sequence[Item]) -> dict[str, Any]:
+    """Plain facts: rows and items found, by evaluation set, examples; rows that hold an item in other numbers, or most."""
+    held = of_kinds(table, COUNTED)
     rows = by_row(held)
     others = set(of_kinds(table, {"numbers"}).column("place").to_pylist()) - set(rows)
+    most = set(of_kinds(table, {"most"}).column("place").to_pylist()) - set(rows) - others
     found = by_item(held, items)
     return {
         "rows": len(rows),
         "items": len(found),
         "looked_for": len(items),
         "other_numbers": len(others),
+        "most": len(most),
         "sets": _sets(held, found, items),
         "examples": [_example(line) for line in list(rows.values())[:EXAMPLES]],
     }
