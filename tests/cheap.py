@@ -46,7 +46,13 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("cleaners", "exact"): {"of": "text", "normalise": "words", "keep": "longest"},
     ("cleaners", "licences"): {"allow": ["mit"]},
     ("cleaners", "near"): {"threshold": 0.4, "shingle": 2, "keep": "-meta.rating"},
+    ("cleaners", "semantic"): {"threshold": 0.9},
     ("cleaners", "sources"): {"deny": ["words"]},
+    ("cleaners", "mask-pii"): {},
+    ("cleaners", "mask-secrets"): {},
+    ("cleaners", "pii"): {},
+    ("cleaners", "repair-text"): {},
+    ("cleaners", "secrets"): {},
     ("cleaners", "where"): {"keep": "chars > 40 and meta.rating < 2 and source != 'talk'"},
     ("passes", "lengths"): {"model": "{model}"},
     ("passes", "hashes"): {"ngrams": [3]},
@@ -222,7 +228,7 @@ def dirty_rows() -> list[Row]:
     texts = [message["content"] for message in close.messages]
     changed = [*close.messages[:-1], {**close.messages[-1], "content": f"{texts[-1]} apple"}]
     leak = tiny.make_rows(4, seed=8)[1]
-    broken = tiny.chat("who said itâ€™s sunny?", "write to jane.doe@corp.example.org or call +1 415 555 2671 today.")
+    broken = tiny.chat("who said itâ€™s sunny?", "write to jane.doe@some-corp.com or call +1 415 555 2671 today.")
     secret = tiny.chat("which key?", "export AWS_ACCESS_KEY_ID=" + "AKIA" + "Z7Q2M4X9K1B5T8WD" + " in your shell.")
     return [
         *rows,

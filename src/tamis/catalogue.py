@@ -172,7 +172,13 @@ CLEANERS = {  # both what drops rows and what changes them (transforms)
     "contamination": "tamis.cleaners.contamination:Contamination",
     "exact": "tamis.cleaners.exact:Exact",
     "licences": "tamis.cleaners.allowed:Licences",
+    "mask-pii": "tamis.cleaners.personal:MaskPii",
+    "mask-secrets": "tamis.cleaners.credentials:MaskSecrets",
     "near": "tamis.cleaners.near:Near",
+    "pii": "tamis.cleaners.personal:Pii",
+    "repair-text": "tamis.cleaners.repair:RepairText",
+    "secrets": "tamis.cleaners.credentials:Secrets",
+    "semantic": "tamis.cleaners.semantic:Semantic",
     "sources": "tamis.cleaners.allowed:Sources",
     "where": "tamis.cleaners.where:Where",
 }

@@ -72,22 +72,38 @@ def decide(view: PoolView, labels: NDArray[np.int64], worth: NDArray[np.float64]
     """
     import numpy as np
 
-    keys = keys_of(view)
-    count = len(keys)
+    count = len(view)
     nodes = best(labels[:count], worth).winner
-    winners = np.where(nodes == np.arange(count), b"", keys[nodes])
     if seen is None:
-        return Verdicts(winners, nodes)
+        return told(view, nodes)
     entries = np.flatnonzero(seen.elder)
     groups, first = np.unique(labels[count + entries], return_index=True)
-    place = np.minimum(np.searchsorted(groups, labels[:count]), max(0, len(groups) - 1))
-    old = seen.fresh & (groups[place] == labels[:count]) if len(groups) else np.zeros(count, np.bool_)
-    if old.any():
-        entry = entries[first[place[old]]]
-        standing = seen.standing(entry)
-        winners[old] = standing
-        named = last_of(seen.keys, standing)
-        nodes[old] = count + np.where(named >= 0, named, entry)
+    if len(groups):
+        place = np.minimum(np.searchsorted(groups, labels[:count]), len(groups) - 1)
+        old = seen.fresh & (groups[place] == labels[:count])
+        nodes[old] = count + entries[first[place[old]]]
+    return told(view, nodes, seen)
+
+
+def told(view: PoolView, nodes: NDArray[np.int64], seen: Seen | None = None) -> Verdicts:
+    """Verdicts by who stays in whose place: `nodes` (n,), a row itself, another one, or n + an entry of the index.
+
+    Of an entry that was dropped in its time, the row that stayed then; rows that the index knows keep their verdict.
+    """
+    import numpy as np
+
+    keys = keys_of(view)
+    count = len(keys)
+    here = nodes < count
+    winners = np.zeros(count, keys.dtype)
+    winners[here] = np.where(nodes[here] == np.flatnonzero(here), b"", keys[nodes[here]])
+    if seen is None:
+        return Verdicts(winners, nodes)
+    entries = nodes[~here] - count
+    winners[~here] = seen.standing(entries)
+    named = last_of(seen.keys, winners[~here])
+    nodes = nodes.copy()
+    nodes[~here] = count + np.where(named >= 0, named, entries)
     settled = ~seen.fresh
     winners[settled] = seen.winners[seen.known[settled]]
     nodes[settled] = -1

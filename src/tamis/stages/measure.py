@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tamis import deadline, digests
 from tamis.catalogue import load
@@ -41,6 +41,7 @@ SHARED = (
     "hashes",
     "language",
     "minhash",
+    "sentence-embeddings",
 )
 SAY_SECONDS = 10.0  # a line of progress at most this often
 
@@ -50,7 +51,7 @@ class Signal:
     """One signal of a pool: a folder per shard, in order. `made`: shards measured now. `seconds`: of all, ever.
 
     `notes`: what its reader must know, in sentences; those of the signals that were read included. `partial` says which
-    rows were measured where not all were.
+    rows were measured where not all were. `by`: digest of what measured it, whatever the pool ("": not known).
     """
 
     name: str
@@ -60,6 +61,7 @@ class Signal:
     identities: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     partial: str = ""
+    by: str = ""
 
     @property
     def caveats(self) -> tuple[str, ...]:
@@ -102,7 +104,9 @@ def measure(
     ever, partial = 0.0, " ".join(signal.partial for signal in read.values() if signal.partial)
     if hasattr(component, "fit"):
         entry, outcome = fit(pool, component, work, read, over=work.machine, name=name)
-        read[FIT] = Signal(FIT, (entry.path,) * len(pool.shards), 0, 0.0, (entry.digest,) * len(pool.shards))
+        read[FIT] = Signal(
+            FIT, (entry.path,) * len(pool.shards), 0, 0.0, (entry.digest,) * len(pool.shards), by=entry.digest
+        )
         notes += [note for note in (entry.facts.get("note"), outcome.note()) if note]
         ever, partial = entry.seconds, ""  # it fills in what was not measured
     jobs = _jobs(pool, component, work, {**(have or {}), **read}, read)
@@ -134,7 +138,24 @@ def measure(
         identities=tuple(job.identity for job in jobs),
         notes=tuple(dict.fromkeys(notes)),
         partial=partial,
+        by=by_of(component, read),
     )
+
+
+def by_of(component: Any, read: Mapping[str, Measurer]) -> str:
+    """What measures a signal, with what it reads, whatever the pool; empty where of something read it is not known."""
+    if not all(one.by for one in read.values()):
+        return ""
+    return digests.of_component(component, {"signals": {key: one.by for key, one in read.items()}})
+
+
+class Measurer(Protocol):
+    """A signal, or one that is asked for, of which it may be known what measures it."""
+
+    @property
+    def by(self) -> str:
+        """Digest, or empty."""
+        ...
 
 
 def _tokens(jobs: Iterable[_Job]) -> int:
@@ -185,14 +206,29 @@ def fit(
     def fitted() -> Entry:
         return work.store.get_or_make(FIT, digests.of_component(component, inputs), make, about=component)
 
-    entry, outcome = fitting_of(pool, component, work, name, read_by_shard(pool, read, columns or {})).entry(fitted)
+    by_shard = read_by_shard(pool, read, columns or {})
+    fitting = fitting_of(pool, component, work, name, read, by_shard, known=not columns)
+    entry, outcome = fitting.entry(fitted)
     work.work.note_fit(outcome)
     return entry, outcome
 
 
-def fitting_of(pool: Pool, component: Any, work: Workspace, name: str, inputs: Sequence[str] | None = None) -> Fitting:
-    """The fit of a component over a pool, kept or to be made; `inputs` by shard, where they are known."""
+def fitting_of(
+    pool: Pool,
+    component: Any,
+    work: Workspace,
+    name: str,
+    read: Mapping[str, Measurer],
+    inputs: Sequence[str] | None = None,
+    *,
+    known: bool = True,
+) -> Fitting:
+    """The fit of a component over a pool, kept or to be made; `inputs` by shard, where they are known.
+
+    `known`: it reads nothing but signals.
+    """
     by_row = bool(getattr(component, "fits_rows", False))
+    by = by_of(component, read)
     return work.fitting(
         name or type(component).__name__, digests.of_component(component), FIT, pool, inputs, by_row=by_row
     )
@@ -307,6 +343,7 @@ class Asked:
     component: Pass
     identities: tuple[str, ...]
     rows_left: int
+    by: str = ""
 
 
 def asked_of(pool: Pool, needs: Iterable[Need], work: Workspace) -> dict[str, Asked]:
@@ -323,7 +360,8 @@ def asked_of(pool: Pool, needs: Iterable[Need], work: Workspace) -> dict[str, As
             identity_of(component, shard, {name: one.identities[place] for name, one in read.items()})
             for place, shard in enumerate(pool.shards)
         ]
-        found[key] = Asked(component, tuple(identities), rows_left(pool, component, work, read))
+        by = "" if hasattr(component, "fit") else by_of(component, read)
+        found[key] = Asked(component, tuple(identities), rows_left(pool, component, work, read), by)
     return found
 
 
