@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 import small
-from prefect_world import ask, postgres, postgres_programs, prefect_server, worker
+from pages import ROOT
+from prefect_world import PREFECT, ask, postgres, postgres_programs, prefect_server, worker
 from small import World
 
 pytestmark = [pytest.mark.soak, pytest.mark.flow]
@@ -98,6 +100,28 @@ def test_two_recipes_on_one_workspace_run_from_their_schedules_in_turn(
     assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(spans)), "one at a time"
     check_folders(place)
     check_events(server, place)
+
+
+def test_a_file_for_git_and_the_automations_are_what_prefect_takes(
+    world: World, server: dict[str, str], tmp_path: Path
+) -> None:
+    options = ("--pool", "filed", "--workspace", tmp_path / "work", "--every", "1h", "--name", "filed")
+    code, said, err = tamis(world, server, "deploy", "one.yaml", *options, "--to", tmp_path / "prefect.yaml")
+    assert code == 0 and said["file"] == str(tmp_path / "prefect.yaml"), err
+    for words in (
+        ["work-pool", "create", "filed", "--type", "process"],
+        ["--no-prompt", "deploy", "--prefect-file", "prefect.yaml", "--all"],
+        ["automation", "create", "--from-file", str(ROOT / "deploy" / "automations.yaml")],
+    ):
+        done = subprocess.run([PREFECT, *words], cwd=tmp_path, env=server, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    filed = next(one for one in ask(server, "deployments/filter", {}) if one["name"] == "filed")
+    code, again, err = tamis(world, server, "deploy", "one.yaml", *options)
+    assert code == 0 and again["id"] == filed["id"], err
+    same = next(one for one in ask(server, "deployments/filter", {}) if one["name"] == "filed")
+    alike = ("entrypoint", "parameters", "job_variables", "concurrency_options", "tags", "work_pool_name")
+    assert {key: filed[key] for key in alike} == {key: same[key] for key in alike}
+    assert [one["schedule"]["interval"] for one in (*filed["schedules"], *same["schedules"])] == [3600, 3600]
 
 
 def wait_for_runs(place: Path, logs: Path) -> list[dict[str, Any]]:

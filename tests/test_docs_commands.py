@@ -60,6 +60,20 @@ NOT_RUN = {  # a line of a page -> (why it is not run, what is run in its place)
         "installs from a registry",
         "test -s {root}/constraints.txt && grep -q '^dev = ' {root}/pyproject.toml",
     ),
+    "prefect worker start --pool curation": (
+        "runs until it is stopped; test_deploy.py runs one",
+        "prefect worker start --help > /dev/null",
+    ),
+    "prefect --no-prompt deploy --prefect-file prefect.yaml --all": (
+        "asks a server; test_deploy.py applies such a file",
+        "grep -q 'entrypoint: tamis.flows.curate.curate' prefect.yaml",
+    ),
+    "prefect automation create --from-file deploy/automations.yaml": (
+        "asks a server; test_deploy.py creates them",
+        "test -s {root}/deploy/automations.yaml",
+    ),
+    "cd deploy && cp .env.example .env": ("the reader's folder is no checkout", "test -s {root}/deploy/.env.example"),
+    "docker compose up -d --build": ("pulls images", "test -s {root}/deploy/compose.yaml"),
     'command: "accelerate launch --num_processes 8 my_training.py --data {subset} --model {model} --out {out}"': (
         "a launcher over eight devices",
         "tamis check {recipe}",
@@ -243,7 +257,7 @@ class Reader:
     def run(self, line: str, written: str | None = None) -> None:
         """Run a line through bash; what it says it writes must be there afterwards."""
         environment = dict(self.environment)
-        if line.startswith("tamis run "):  # one server for all of them; `tamis serve` starts its own
+        if line.startswith(("tamis run ", "tamis deploy ")):  # one server for all of them; `tamis serve` starts its own
             environment["PREFECT_API_URL"] = self.server()
         started, used = time.monotonic(), cpu()
         done = subprocess.run(
