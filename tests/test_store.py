@@ -74,14 +74,6 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path, damage: str) -> None:
     assert store.get_or_make("signal", "ab" * 16, _make).made
 
 
-def test_a_manifest_that_is_no_json_is_an_error_that_says_what_to_delete(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    entry = store.get_or_make("signal", "ab" * 16, _make)
-    entry.file(MANIFEST).write_text("{")
-    with pytest.raises(StoreError, match="delete"):
-        store.get("signal", "ab" * 16)
-
-
 def test_a_full_disk_is_said_and_leaves_no_entry(tmp_path: Path) -> None:
     def full(folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
