@@ -23,6 +23,7 @@ from tamis.engine import machine
 from tamis.errors import TamisError
 from tamis.flows.events import Told
 from tamis.flows.server import server
+from tamis.ray_cluster import kept
 from tamis.report import write_report
 from tamis.stages.conduct import Conductor
 from tamis.stages.room import check_room
@@ -104,8 +105,11 @@ def _carry_out(checked: recipes.Recipe, root: Path, options: Mapping[str, Any]) 
         inside.enter_context(logs.within(run=folder.name, recipe=checked.name))
         inside.enter_context(Watched(folder, root))
         told = inside.enter_context(Told(checked.name, root, folder))
+        inside.enter_context(kept())
         work = Work(events=folder / "events.jsonl")
-        _CONDUCTED[run] = Conductor.of(checked, Workspace(root, machine(**options), checked.model, work))
+        _CONDUCTED[run] = Conductor.of(
+            checked, Workspace(root, machine(**{**checked.machine, **options}), checked.model, work)
+        )
         inside.callback(_CONDUCTED.pop, run)
         read_sources(run)
         _tell_of_quarantine(told, _CONDUCTED[run])

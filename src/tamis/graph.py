@@ -66,6 +66,12 @@ class Recipe:
     reference: ModelRef | None = None
     refit: Refit = field(default_factory=Refit)
     clean: tuple[Step, ...] = ()
+    engine: str | None = None
+
+    @property
+    def machine(self) -> dict[str, str]:
+        """Options of the machine that the recipe itself names; those of the command line come before them."""
+        return {} if self.engine is None else {"engine": self.engine}
 
     def stage(self, name: str) -> Stage:
         """A stage by name."""

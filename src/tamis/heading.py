@@ -36,6 +36,19 @@ def check_refit(marked: Marked) -> Refit:
         return Refit()
 
 
+def check_engine(marked: Marked) -> str | None:
+    """Who maps passes and arms over workers, where the recipe says; a fault is noted."""
+    from tamis.engine import checked_engine
+
+    if "engine" not in marked.values:
+        return None
+    try:
+        checked_engine(marked.values["engine"])
+    except RecipeError as error:
+        marked.fault(("engine",), str(error))
+    return str(marked.values["engine"])
+
+
 def _check_ref(marked: Marked, role: str, given: Any) -> ModelRef:
     if isinstance(given, str):
         given = {"name": given}

@@ -34,6 +34,25 @@ MaxHours = Annotated[
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Cut rows at this many tokens.")]
 
 
+_CHOSEN: dict[str, str | None] = {"engine": None}
+
+
+def _choose_engine(name: str | None) -> str | None:
+    _CHOSEN["engine"] = name
+    return name
+
+
+def chosen_engine() -> str | None:
+    """The engine that the command named, or None."""
+    return _CHOSEN["engine"]
+
+
+Engine = Annotated[
+    str | None,
+    typer.Option("--engine", envvar="TAMIS_ENGINE", help="local, or ray: a Ray cluster.", callback=_choose_engine),
+]
+
+
 def _choose_log(name: str | None) -> str | None:
     """Lines of text, or JSON for machines; also where it is asked for by `TAMIS_LOG`."""
     from tamis import logs

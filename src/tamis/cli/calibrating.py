@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Workers, app
+from tamis.cli.app import Device, Engine, Json, Judge, MaxTokens, Model, Place, Reference, Workers, app
 from tamis.cli.pools import PoolName, open_workspace
 
 
@@ -31,6 +31,7 @@ def calibrate(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Hold a score against the truth: ECE, Brier, AUROC, AURC; with --rising TSU, which needs no truth."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Refit, Sets, Workers, app
+from tamis.cli.app import Device, Engine, Json, Judge, MaxTokens, Model, Place, Reference, Refit, Sets, Workers, app
 from tamis.cli.pools import COLUMNS, On, PoolName, open_workspace, pass_lines, settings_of
 
 SubsetName = Annotated[Path, typer.Argument(help="A subset file that `tamis select` wrote, or a run folder.")]
@@ -48,6 +48,7 @@ def select(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    engine: Engine = None,
     refit: Refit = False,
     json: Json = False,
 ) -> None:
@@ -121,6 +122,7 @@ def mix(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Show what each group of a pool gets of a budget."""
@@ -156,6 +158,7 @@ def train(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Fine-tune a model on a subset; goes on where a killed run stopped."""
@@ -185,6 +188,7 @@ def evaluate(
     max_tokens: MaxTokens = 2048,
     workspace: Place = Path(".tamis"),
     device: Device = None,
+    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Measure a model on held-out rows."""
@@ -218,6 +222,7 @@ def compare(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Train a subset against baselines of as many tokens, and say with intervals whether it was better."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, Judge, MaxTokens, Model, Place, Reference, Sets, Workers, app
+from tamis.cli.app import Device, Engine, Json, Judge, MaxTokens, Model, Place, Reference, Sets, Workers, app
 from tamis.cli.pools import COLUMNS, On, PoolName, open_workspace, settings_of
 
 SHOWN = 8  # entries of a fact with many
@@ -35,6 +35,7 @@ def clean(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Take rows out of a pool or mend them, step by step; `--set where.keep="chars > 20"` is a step's setting."""
@@ -58,6 +59,7 @@ def dedup(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Keep one of every group of rows that say the same; `--set near.threshold=0.8` is a step's setting."""

@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, Judge, MaxHours, MaxTokens, Model, Place, Reference, Refit, Sets, Workers, app
+from tamis.cli.app import (
+    Device,
+    Engine,
+    Json,
+    Judge,
+    MaxHours,
+    MaxTokens,
+    Model,
+    Place,
+    Reference,
+    Refit,
+    Sets,
+    Workers,
+    app,
+)
 from tamis.cli.running import machine_options
 
 PoolName = Annotated[str, typer.Argument(help="A pool folder that `tamis ingest` made, or a data file.")]
@@ -143,6 +157,7 @@ def score(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    engine: Engine = None,
     refit: Refit = False,
     max_hours: MaxHours = None,
     json: Json = False,
@@ -247,6 +262,7 @@ def filter_command(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Keep the rows for which an expression over columns holds; rows that were not scored are counted apart."""

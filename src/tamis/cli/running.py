@@ -10,6 +10,7 @@ import typer
 from tamis.cli import output
 from tamis.cli.app import (
     Device,
+    Engine,
     Json,
     Judge,
     LogFormat,
@@ -22,6 +23,7 @@ from tamis.cli.app import (
     Sets,
     Workers,
     app,
+    chosen_engine,
 )
 
 REFIT = ("refit=always",)
@@ -30,7 +32,8 @@ RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a
 
 def machine_options(workers: int | None, device: str | None) -> dict[str, Any]:
     """Options of the machine that were given."""
-    return {key: value for key, value in {"workers": workers, "device": device}.items() if value is not None}
+    given = {"workers": workers, "device": device, "engine": chosen_engine()}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def with_roles(sets: list[str] | None, **roles: str | None) -> list[str]:
@@ -50,6 +53,7 @@ def run(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    engine: Engine = None,
     refit: Refit = False,
     max_hours: MaxHours = None,
     disk_check: Annotated[
@@ -104,6 +108,7 @@ def plan(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Dry run of a recipe, or of scorers over a pool: passes, rows, tokens, what each arm costs, disk and hours."""
@@ -149,7 +154,9 @@ def _recipe_plan(
     from tamis.stages.plan import plan as make_plan
 
     checked = recipes.load(recipe, overrides)
-    return make_plan(checked, workspace(place, checked.model, **machine_options(workers, device)))
+    return make_plan(
+        checked, workspace(place, checked.model, **{**checked.machine, **machine_options(workers, device)})
+    )
 
 
 @app.command(name="recipes")
@@ -189,6 +196,7 @@ def serve(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    engine: Engine = None,
     log_format: LogFormat = None,
 ) -> None:
     """Run a recipe on a schedule, through Prefect, until stopped."""

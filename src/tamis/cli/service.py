@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Json, Place, Sets, Workers, app
+from tamis.cli.app import Device, Engine, Json, Place, Sets, Workers, app
 from tamis.cli.running import RecipeName, machine_options
 
 
@@ -30,6 +30,7 @@ def deploy(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
+    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Deploy a recipe to a Prefect work pool, on a schedule or on demand; again brings it up to date."""
