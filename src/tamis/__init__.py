@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from tamis.api import columns as columns
     from tamis.api import compare as compare
     from tamis.api import diff as diff
+    from tamis.api import decontaminate as decontaminate
     from tamis.api import evaluate as evaluate
     from tamis.api import export as export
     from tamis.api import filter as filter  # noqa: A004 - the verb's name
@@ -38,7 +39,7 @@ __version__ = "0.1.0"
 _VERBS = (
     *("open_pool", "clean", "score", "columns", "add_columns", "filter", "select", "mix", "open_subset", "train"),
     "evaluate",
-    *("load_checkpoints", "compare", "export", "run", "workspace", "plan", "calibrate", "diff"),
+    *("load_checkpoints", "compare", "decontaminate", "export", "run", "workspace", "plan", "calibrate", "diff"),
 )
 _LAZY: dict[str, str] = dict.fromkeys(_VERBS, "tamis.api")
 

@@ -13,6 +13,7 @@ from tamis.api.choosing import mix as mix
 from tamis.api.choosing import open_subset as open_subset
 from tamis.api.choosing import select as select
 from tamis.api.cleaning import clean as clean
+from tamis.api.decontaminating import decontaminate as decontaminate
 from tamis.api.places import open_pool as open_pool
 from tamis.api.places import workspace as workspace
 from tamis.api.proving import compare as compare

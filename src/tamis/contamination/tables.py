@@ -140,3 +140,11 @@ def shown(line: Mapping[str, Any], size: int = 80) -> str:
     """The text of a span on one line, quoted and cut, control characters written out."""
     text = " ".join(str(line["text"]).split())
     return repr(text if len(text) <= size else f"{text[: size - 2]} …")
+
+
+def at(table: pa.Table, places: Sequence[int]) -> pa.Table:
+    """The lines of rows at these places of the pool."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return table.filter(pc.is_in(table.column("place"), pa.array(places, pa.int64())))
