@@ -31,7 +31,9 @@ NAMES = [(kind, name) for kind, table in catalogue.CATALOGUE.items() for name in
 PASSES, SCORERS = sorted(catalogue.PASSES), sorted(catalogue.SCORERS)
 WEIGHERS = sorted(catalogue.WEIGHERS)
 SELECTORS, MIXERS = sorted(catalogue.SELECTORS), sorted(catalogue.MIXERS)
-CLEANERS = sorted(catalogue.CLEANERS)
+HEAVY = ("mask-pii", "pii")  # Presidio takes ten seconds to import
+EXTRA = {**dict.fromkeys(HEAVY, "presidio_analyzer"), **dict.fromkeys(("mask-secrets", "secrets"), "detect_secrets")}
+CLEANERS = [pytest.param(name, marks=[pytest.mark.soak] * (name in HEAVY)) for name in sorted(catalogue.CLEANERS)]
 TRAINERS, EVALUATORS = sorted(catalogue.TRAINERS), sorted(catalogue.EVALUATORS)
 RESHARDED = 5
 TOLERANCE = 1e-4  # of the standard deviation over the pool
@@ -160,6 +162,8 @@ def test_a_pass_depends_neither_on_shards_nor_on_batches_and_follows_the_rows(
 
 
 def cleaned(world: World, name: str, pool: Pool, folder: Path) -> Cleaned:
+    if name in EXTRA:
+        pytest.importorskip(EXTRA[name], reason="the extra `pii` is not installed")
     steps = steps_of([{name: CHEAP["cleaners", name]}])
     return clean(pool, steps, Workspace(folder, ON, world.model), sides={"target": world.target})
 
