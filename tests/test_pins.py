@@ -133,7 +133,14 @@ def shard(folder: Path, name: str, keys: list[str]) -> Shard:
     return Shard(place, f"digest of {name}", len(keys))
 
 
-def fitting(folder: Path, *shards: Shard, refit: str = "20%", inputs: str = "", by_row: bool = False) -> Fitting:
+def fitting(
+    folder: Path,
+    *shards: Shard,
+    refit: str = "20%",
+    inputs: str = "",
+    by_row: bool = False,
+    comparable: bool = False,
+) -> Fitting:
     return Fitting(
         "it",
         "fit",
@@ -144,6 +151,7 @@ def fitting(folder: Path, *shards: Shard, refit: str = "20%", inputs: str = "", 
         Store(folder / "store"),
         Refit.parse(refit),
         by_row,
+        comparable,
     )
 
 
@@ -164,6 +172,15 @@ def test_rows_are_counted_by_key_where_shards_came_together_anew(tmp_path: Path)
     kept = outcome(fitting(tmp_path, one, longer))
     assert (kept.how, kept.age) == ("kept", Age(6, 1, 0))
     assert outcome(fitting(tmp_path, one, longer, refit="10%")).how == "refitted"
+
+
+def test_a_file_smaller_than_a_shard_may_grow_where_it_is_known_what_is_read(tmp_path: Path) -> None:
+    keys = [str(number) for number in range(50)]
+    outcome(fitting(tmp_path, shard(tmp_path, "short", keys)))
+    longer = shard(tmp_path, "longer", [*keys, "new"])
+    kept = outcome(fitting(tmp_path, longer, comparable=True))
+    assert (kept.how, kept.age) == ("kept", Age(51, 1, 0))
+    assert "cannot be compared" in outcome(fitting(tmp_path, longer)).why
 
 
 def test_vanished_rows_count_and_the_best_pin_is_taken(tmp_path: Path) -> None:

@@ -37,16 +37,21 @@ def changes(before: Side, after: Side) -> dict[str, Any]:
     }
 
 
-def previous(runs: Path, folder: Path, manifest: Mapping[str, Any]) -> Side | None:
-    """The last finished run of the same recipe before that in `folder`, or None."""
-    for other in sorted((path for path in runs.glob("*") if path.name < folder.name), reverse=True):
+def finished(runs: Path) -> Iterator[Side]:
+    """Finished runs, the last first."""
+    for folder in sorted(runs.glob("*"), reverse=True):
         try:
-            side = Side.of(other)
+            side = Side.of(folder)
         except DataError:
             continue
-        if side.manifest.get("name") == manifest.get("name") and (other / "ledger.parquet").is_file():
-            return side
-    return None
+        if (folder / "ledger.parquet").is_file():
+            yield side
+
+
+def previous(runs: Path, folder: Path, manifest: Mapping[str, Any]) -> Side | None:
+    """The last finished run of the same recipe before that in `folder`, or None."""
+    earlier = (side for side in finished(runs) if side.folder.name < folder.name)
+    return next((side for side in earlier if side.manifest.get("name") == manifest.get("name")), None)
 
 
 def _named(side: Side) -> dict[str, Any]:

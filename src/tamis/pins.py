@@ -7,6 +7,7 @@ fit without the pool: component, settings, model. Of the pins of a fit the one t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -106,7 +107,8 @@ class Fitting:
 
     `inputs`: for every shard of the pool a digest of what the fit reads of it beside the rows; None where that is not
     known yet, and is not looked at. `by_row`: it holds numbers of single rows or groups, of which new ones have none,
-    so that it is made anew at any change.
+    so that it is made anew at any change. `comparable`: `identity` holds all that decides on what is read of a row, so
+    that a pin may stay even where no shard is as it was.
     """
 
     name: str
@@ -118,15 +120,16 @@ class Fitting:
     store: Store = field(default_factory=lambda: Store(Path()))
     refit: Refit = field(default_factory=Refit)
     by_row: bool = False
+    comparable: bool = False
 
     def entry(self, make: Callable[[], Entry]) -> tuple[Entry, Fit]:
         """The entry that a pin holds where it may stay, else what `make` makes, pinned."""
         found, fit = self.look()
-        if found is not None and fit.how == "kept":
-            os.utime(found.file)
-            entry = self.store.get(self.kind, found.entry)
-            assert entry is not None, "looked at just now"
-            return entry, fit
+        held = self.store.get(self.kind, found.entry) if found is not None and fit.how == "kept" else None
+        if found is not None and held is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(found.file)  # the least recently used go first
+            return held, fit
         entry = make()
         self._pin(entry)
         return entry, fit
@@ -137,8 +140,10 @@ class Fitting:
         aged = [(pin, age) for pin, age in aged if age.unseen < age.rows]
         if not aged:
             return None, Fit(self.name, "made")
-        judged = [(self._why(pin, age), age, pin) for pin, age in aged]
-        why, age, pin = min(judged, key=lambda one: (bool(one[0]), one[1].share, one[2].entry))
+        ranked = sorted(aged, key=lambda one: (one[1].share, one[0].entry))
+        reasons = ((self._why(pin, age), age, pin) for pin, age in ranked)
+        first = next(reasons)
+        why, age, pin = first if not first[0] else next((one for one in reasons if not one[0]), first)
         return pin, Fit(self.name, "refitted" if why else "kept", why, age, pin.made)
 
     def _why(self, pin: _Pin, age: Age) -> str:
@@ -148,6 +153,8 @@ class Fitting:
             return "what had been fitted is no longer in the store"
         if self.inputs is not None and self._reads_otherwise(pin, self.inputs):
             return "what it reads of rows that it had seen has changed"
+        if not self.comparable and not any(shard.digest in pin.shards for shard in self.pool.shards):
+            return "every shard has changed, so that what it reads cannot be compared"
         if self.by_row and age.share:
             return "it holds numbers of single rows or groups, and the pool has changed"
         if self.refit.share is not None and age.share > self.refit.share:

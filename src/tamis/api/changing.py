@@ -11,16 +11,17 @@ from tamis.api.places import Place, work_of
 def diff(before: str | Path = "previous", after: str | Path = "latest", work: Place = None) -> dict[str, Any]:
     """What changed from one run to another, as plain JSON: files, rows, the subset, settings, scores, comparison, fits.
 
-    Runs are named by folder, by a part of their name, or `latest`; `previous` is the last run of the same recipe before
-    the other. Raises DataError where there is no such run, or it did not finish.
+    Runs are named by folder or by a part of their name; `latest` is the last that finished, `previous` the last of the
+    same recipe before the other. Raises DataError where there is no such run, or it did not finish.
     """
-    from tamis.changes import changes, previous
+    from tamis.changes import changes, finished, previous
     from tamis.errors import DataError
     from tamis.runs import latest
     from tamis.sides import Side
 
     runs = work_of(work).runs
-    new = Side.of(latest(runs, str(after)))
+    last = next(finished(runs), None) if str(after) == "latest" else None
+    new = last or Side.of(latest(runs, str(after)))
     old = previous(new.folder.parent, new.folder, new.manifest) if str(before) == "previous" else None
     if old is None and str(before) == "previous":
         raise DataError(f"there is no finished run of {new.manifest.get('name')} before {new.folder.name}")

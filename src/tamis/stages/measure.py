@@ -230,7 +230,13 @@ def fitting_of(
     by_row = bool(getattr(component, "fits_rows", False))
     by = by_of(component, read)
     return work.fitting(
-        name or type(component).__name__, digests.of_component(component), FIT, pool, inputs, by_row=by_row
+        name or type(component).__name__,
+        by or digests.of_component(component),
+        FIT,
+        pool,
+        inputs,
+        by_row=by_row,
+        comparable=known and bool(by),
     )
 
 

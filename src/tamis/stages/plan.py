@@ -139,7 +139,7 @@ def _steps(conductor: Conductor, view: PoolView) -> Iterator[Step]:
             hooks = stage.settings.get("hooks")
             sizes = sizes_of(conductor.work.model)
             step = training_step(stage.name, stage.component, stage.own, over, target, sizes, hooks=hooks)
-            kept = standing.is_sampled(stage) and standing.look_at(conductor, stage).how == "kept"
+            kept = standing.is_sampled(stage) and standing.look_at(conductor, stage, asked).how == "kept"
             yield dataclasses.replace(step, tokens=0, disk=0, done="kept") if kept else step
         elif stage.verb == "load":
             yield load_step(stage)

@@ -11,7 +11,7 @@ from tamis.pins import Fitting
 from tamis.pool import Pool
 from tamis.protocols import Selector
 from tamis.recipe import Stage, scorer_settings
-from tamis.stages.measure import Signal, read_by_shard
+from tamis.stages.measure import Measurer, Signal, read_by_shard
 from tamis.stages.select import select
 from tamis.stages.train import TRAINING, Training, TrainingJob, row_weights_of, train_entry, training_from
 from tamis.stages.workspace import Workspace
@@ -27,17 +27,29 @@ def drawn_by(stage: Stage) -> Selector:
     return selector
 
 
-def fitting_of(stage: Stage, pool: Pool, target: Pool | None, work: Workspace, inputs: Sequence[str] | None) -> Fitting:
-    """The training of a stage as a fit over the pool. What hooks record of single rows does not outlive new rows."""
+def fitting_of(
+    stage: Stage,
+    pool: Pool,
+    target: Pool | None,
+    work: Workspace,
+    read: Mapping[str, Measurer],
+    inputs: Sequence[str] | None = None,
+) -> Fitting:
+    """The training of a stage as a fit over the pool. What hooks record of single rows does not outlive new rows.
+
+    `read`: the signals by which the sample is drawn.
+    """
     trainer = build("trainers", stage.component, stage.own)
     hooks = stage.settings.get("hooks")
+    known = all(one.by for one in read.values()) and all(need.kind == "signal" for need in drawn_by(stage).needs)
     about = {
+        "reads": {key: one.by for key, one in read.items()} if known else None,
         "trainer": digests.of_component(trainer, {"reads": dict(getattr(trainer, "reads", {}))}),
         "on": stage.settings["on"],
         "seed": stage.settings.get("seed", 0),
         "hooks": [hooks, target] if hooks else None,
     }
-    return work.fitting(stage.name, about, TRAINING, pool, inputs, by_row=bool(hooks))
+    return work.fitting(stage.name, about, TRAINING, pool, inputs, by_row=bool(hooks), comparable=known)
 
 
 def job_of(stage: Stage, pool: Pool, target: Pool | None, work: Workspace, subset: Subset) -> TrainingJob:
@@ -78,7 +90,7 @@ def train_on_sample(
         chosen = select(pool, selector, budget, work, name=stage.name, given=given, columns=columns)
         return train_entry(job(chosen.subset))
 
-    fitting = fitting_of(stage, pool, target, work, read_by_shard(pool, read, own))
+    fitting = fitting_of(stage, pool, target, work, read, read_by_shard(pool, read, own))
     entry, fit = fitting.entry(drawn_and_trained)
     work.work.note_fit(fit)
     return training_from(entry, [note for note in [fit.note()] if note])

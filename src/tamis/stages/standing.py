@@ -11,7 +11,8 @@ from tamis.protocols import Scorer
 from tamis.recipe import Stage
 from tamis.stages.conduct import Conductor
 from tamis.stages.estimates import Step
-from tamis.stages.measure import Asked, fitting_of
+from tamis.stages.measure import Asked, asked_of, fitting_of
+from tamis.stages.sampled import drawn_by
 from tamis.stages.sampled import fitting_of as fitting_of_training
 from tamis.stages.serving import rows_left
 from tamis.stages.train import training_from
@@ -22,13 +23,15 @@ def is_sampled(stage: Stage) -> bool:
     return stage.verb == "train" and isinstance(stage.settings.get("on"), Mapping)
 
 
-def look_at(conductor: Conductor, stage: Stage) -> Fit:
+def look_at(conductor: Conductor, stage: Stage, asked: Mapping[str, Asked]) -> Fit:
     """What is going to become of such a stage; where it is kept, the conductor is given what it left.
 
     What it reads of the rows is not looked at, for it may not have been measured.
     """
     assert conductor.pool is not None
-    fitting = fitting_of_training(stage, conductor.pool, conductor.target, conductor.work, None)
+    everything = {**asked, **asked_of(conductor.pool, drawn_by(stage).needs, conductor.work)}
+    read = {need.key: everything[need.key] for need in drawn_by(stage).needs if need.key in everything}
+    fitting = fitting_of_training(stage, conductor.pool, conductor.target, conductor.work, read)
     pin, fit = fitting.look()
     if pin is not None and fit.how == "kept":
         entry = conductor.work.store.get(fitting.kind, pin.entry)
@@ -56,9 +59,12 @@ def left_of(conductor: Conductor, stage: Stage, step: Step, asked: Mapping[str, 
 def ages(conductor: Conductor, asked: Mapping[str, Asked], scorers: Mapping[str, Scorer]) -> Iterator[str]:
     """One sentence for every fit that is older than the pool, or will be made anew."""
     assert conductor.pool is not None
-    fits = [look_at(conductor, stage) for stage in conductor.recipe.stages if is_sampled(stage)]
+    fits = [look_at(conductor, stage, asked) for stage in conductor.recipe.stages if is_sampled(stage)]
     components: dict[str, Any] = {key: one.component for key, one in asked.items()} | dict(scorers)
     for name, component in components.items():
-        if hasattr(component, "fit"):
-            fits.append(fitting_of(conductor.pool, component, conductor.work, name).look()[1])
+        needed = {need.key for need in component.needs if need.kind == "signal"} if hasattr(component, "fit") else {""}
+        if needed <= set(asked):
+            read = {key: asked[key] for key in sorted(needed)}
+            known = all(need.kind == "signal" for need in component.needs)
+            fits.append(fitting_of(conductor.pool, component, conductor.work, name, read, known=known).look()[1])
     yield from (f"{fit.name}: {note}" for fit in fits if (note := fit.note()))
