@@ -63,12 +63,14 @@ class Scored:
 
         return columns_table(self.pool, self.columns)
 
-    def save(self, to: str | Path) -> Path:
-        """Write `table()` as Parquet, or as CSV where the name ends so; what `tamis scores` writes."""
+    def save(self, to: str | Path) -> Path | str:
+        """Write `table()` as Parquet, or as CSV where the name ends so, also to an address; as `tamis scores` does."""
+        from tamis.remote import is_remote, writable
         from tamis.stages.score import write_columns
 
-        write_columns(self.pool, self.columns, Path(to))
-        return Path(to)
+        with writable(to) as file:
+            write_columns(self.pool, self.columns, file)
+        return str(to) if is_remote(to) else Path(to)
 
     def _card(self) -> Card:
         from tamis.stages.score import statistics

@@ -171,9 +171,9 @@ def export(
         scored_with = work_of(chosen.work, scored_with).model
     elif isinstance(subset, Chosen) and not subset.work.assumed:
         scored_with = subset.work.model
-    rows, at = chosen.subset, Path(out)
+    rows = chosen.subset
     return run(
-        *(chosen.pool, rows.positions, at, to),
+        *(chosen.pool, rows.positions, out, to),
         weights=rows.weights,
         tokens=rows.tokens,
         model=trained,

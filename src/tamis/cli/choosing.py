@@ -248,7 +248,7 @@ def compare(
 @app.command()
 def export(
     subset: SubsetName,
-    out: Annotated[Path, typer.Option("--out", help="File to write (hf: a folder).")],
+    out: Annotated[str, typer.Option("--out", help="File to write (hf: a folder); also s3://… and the like.")],
     form: Annotated[str | None, typer.Option("--to", help="trl, axolotl, llama-factory, jsonl, parquet or hf.")] = None,
     original: Annotated[bool, typer.Option("--original", help="The untouched input rows, byte for byte.")] = False,
     model: Model = None,

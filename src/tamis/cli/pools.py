@@ -235,7 +235,7 @@ def columns(
 @app.command()
 def scores(
     pool: PoolName,
-    to: Annotated[Path, typer.Option("--to", help="Parquet (or .csv) file to write.")],
+    to: Annotated[str, typer.Option("--to", help="Parquet (or .csv) file to write; also s3://… and the like.")],
     workspace: Place = Path(".tamis"),
     json: Json = False,
 ) -> None:

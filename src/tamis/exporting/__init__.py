@@ -24,6 +24,7 @@ from tamis.exporting import axolotl, hub_folder, llama_factory, tables, trl
 from tamis.exporting.chosen import Chosen, Files, Notes
 from tamis.exporting.provenance import Provenance
 from tamis.pool import Pool
+from tamis.remote import is_remote, writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,20 +53,22 @@ _MASKED = ("trl", "axolotl")
 class Export:
     """What was written: the main file, all files, how many rows they hold, and what they do not carry.
 
+    Addresses where it was sent to remote storage.
+
     `masks`: what the mask linter found, for the forms that it runs on; else None.
     """
 
-    path: Path
+    path: Path | str
     rows: int
     notes: tuple[str, ...] = ()
-    files: tuple[Path, ...] = ()
+    files: tuple[Path | str, ...] = ()
     masks: MaskReport | None = None
 
 
 def export(
     pool: Pool,
     positions: Sequence[int] | NDArray[np.int64],
-    out: Path,
+    out: str | Path,
     form: str,
     *,
     weights: Sequence[float] | NDArray[np.float32] | None = None,
@@ -74,7 +77,7 @@ def export(
     scored_with: ModelRef | None = None,
     about: Provenance | None = None,
 ) -> Export:
-    """Write the rows at `positions`, in this order, to `out`, whole or not at all.
+    """Write the rows at `positions`, in this order, to `out` (a path, or an address: s3://…), whole or not at all.
 
     `weights`: one training weight a row; `tokens`: weights of response tokens, which need a model. `model` is the one
     that will be trained: with it the forms carry turn masks and token ids with labels that equal tamis's token for
@@ -93,17 +96,19 @@ def export(
     linter = _linter(form, model, scored_with)
     given = None if weights is None else [float(weight) for weight in weights]
     chosen = Chosen(pool, places, given, None if form == "original" else model, linter, tokens, about or Provenance())
-    files, notes = Files(out), Notes()
-    try:
-        _WRITERS[form](chosen, files, notes)
-        notes.say(not_carried(form, tokens, chosen.model), tokens is not None)
-        notes.check(form, len(places))
-        written = files.commit()
-    finally:
-        files.abandon()
+    with writable(out) as local:
+        files, notes = Files(local, out), Notes()
+        try:
+            _WRITERS[form](chosen, files, notes)
+            notes.say(not_carried(form, tokens, chosen.model), tokens is not None)
+            notes.check(form, len(places))
+            written = files.commit()
+        finally:
+            files.abandon()
     found = None if linter is None else linter.report()
     lines = notes.lines() + [f"masks: {finding}" for finding in (found.findings if found else ())]
-    return Export(out, notes.written, tuple(lines), written, found)
+    there = tuple(f"{files.folder}/{path.relative_to(local.parent).as_posix()}" for path in written)
+    return Export(out, notes.written, tuple(lines), there if is_remote(out) else written, found)
 
 
 def not_carried(form: str, tokens: TokenWeights | None, model: ModelRef | None) -> str:

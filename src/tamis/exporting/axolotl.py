@@ -193,7 +193,7 @@ def _detail(spans: tuple[tuple[int, int], ...], size: int) -> list[dict[str, Any
 
 
 def _block(chosen: Chosen, files: Files, state: _State) -> str:
-    path, differ = json.dumps(files.out.as_posix()), state.rule.differ
+    path, differ = json.dumps(files.name(files.out)), state.rule.differ
     lines = ["# Written by tamis. Paste into the Axolotl config; the path is read from the folder axolotl runs in.\n"]
     lines.append(_RL.get(state.kind, ""))
     templated = state.kind in ("chat", "pair") and NO_TEMPLATE not in differ
@@ -203,7 +203,7 @@ def _block(chosen: Chosen, files: Files, state: _State) -> str:
     own = f"  - path: {path}\n    ds_type: json\n{_BLOCKS.get(state.kind, '')}"
     if not differ:
         return "".join([*lines, own])
-    tokenized = json.dumps(files.beside(TOKENIZED).as_posix())
+    tokenized = json.dumps(files.name(files.beside(TOKENIZED)))
     lines.append(f"  - path: {tokenized}\n    ds_type: json\n    type:\n")
     lines.append("# Or the messages, masked by Axolotl's own rule, which is another one for these rows:\n")
     lines += [f"#   {why} ({count} rows)\n" for why, count in differ.most_common()]

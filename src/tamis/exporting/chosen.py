@@ -15,6 +15,7 @@ from tamis.errors import DataError
 from tamis.exporting.provenance import Provenance
 from tamis.ingest.tables import plain
 from tamis.pool import Pool
+from tamis.remote import is_remote
 from tamis.values import Kind, Message, Row
 
 if TYPE_CHECKING:
@@ -153,10 +154,14 @@ class Notes:
 
 
 class Files:
-    """The files of one export. They are written under hidden names and put in place together by `commit`."""
+    """The files of one export. They are written under hidden names and put in place together by `commit`.
 
-    def __init__(self, out: Path) -> None:
+    `known_as`: the path or the address of the main file, where it is to lie in the end.
+    """
+
+    def __init__(self, out: Path, known_as: str | Path) -> None:
         self.out = out
+        self.folder = str(known_as).rpartition("/")[0] if is_remote(known_as) else out.parent.as_posix()
         self._pending: dict[Path, Path] = {}
         self._open: list[IO[Any]] = []
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +169,10 @@ class Files:
     def beside(self, ending: str) -> Path:
         """The file beside the main one with this ending in place of its own."""
         return self.out.with_name(self.out.stem + ending)
+
+    def name(self, path: Path) -> str:
+        """Path or address by which others find a file of the export."""
+        return f"{self.folder}/{path.name}" if is_remote(self.folder) else path.as_posix()
 
     def pending(self, path: Path) -> Path:
         """Where to write what shall become `path`."""

@@ -181,7 +181,7 @@ def _entry(name: str, kind: Kind, tools: bool) -> dict[str, Any]:
 
 
 def _say(chosen: Chosen, files: Files, kind: Kind, notes: Notes) -> None:
-    notes.say(f"dataset: {files.out.stem}, dataset_dir: {files.out.parent.as_posix()} in LLaMA-Factory's config")
+    notes.say(f"dataset: {files.out.stem}, dataset_dir: {files.folder} in LLaMA-Factory's config")
     notes.say("meta has no one shape and makes no column; key leads back to it", notes.lost["meta"])
     notes.say("LLaMA-Factory does not use row weights; they stand in the field weight", chosen.weights is not None)
     if kind == "text":

@@ -24,6 +24,7 @@ from typing import Any
 from tamis import digests
 from tamis.errors import DataError, RecipeError
 from tamis.ingest import configs
+from tamis.remote import told
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".txt")
 COMPRESSED = (".gz", ".zst", ".zstd")
@@ -209,25 +210,29 @@ def _stays(file: Path, folder: Path, name: str) -> None:
 
 
 def _remote(url: str, scratch: Path) -> list[Source]:
-    import fsspec  # type: ignore[import-untyped]  # comes with datasets
-
     try:
-        opened = fsspec.open_files(url, mode="rb")
-        if not opened:
-            raise DataError(f"{url}: the pattern matches no file")
-        scratch.mkdir(parents=True, exist_ok=True)
-        sources = []
-        for number, remote in enumerate(opened):
-            file = str(remote.path).rstrip("/").rpartition("/")[2] or "remote"
-            local = scratch / f"{number}-{file}"
-            with remote as stream, local.open("wb") as copy:
-                shutil.copyfileobj(stream, copy, 1 << 20)
-            name = url if len(opened) == 1 else str(remote.full_name)
-            sources.append(Source(name, local, file, remote=True))
+        with told(url):
+            return _copied(url, scratch)
     except FileNotFoundError as error:
         raise DataError(f"{url}: there is no such remote file") from error
-    except (ImportError, ValueError) as error:
-        raise DataError(f"{url}: this protocol cannot be read ({error}); install its fsspec package") from error
+
+
+def _copied(url: str, scratch: Path) -> list[Source]:
+    """Files behind an address or a pattern of addresses, copied into `scratch`."""
+    import fsspec  # type: ignore[import-untyped]  # comes with datasets
+
+    opened = fsspec.open_files(url, mode="rb")
+    if not opened:
+        raise DataError(f"{url}: the pattern matches no file")
+    scratch.mkdir(parents=True, exist_ok=True)
+    sources = []
+    for number, remote in enumerate(opened):
+        file = str(remote.path).rstrip("/").rpartition("/")[2] or "remote"
+        local = scratch / f"{number}-{file}"
+        with remote as stream, local.open("wb") as copy:
+            shutil.copyfileobj(stream, copy, 1 << 20)
+        name = url if len(opened) == 1 else str(remote.full_name)
+        sources.append(Source(name, local, file, remote=True))
     return sources
 
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis import deadline, logs
@@ -295,7 +294,7 @@ class Conductor:
 
         assert self.pool is not None
         chosen: Selection = self.outcomes[str(stage.settings["subset"])[1:]]
-        out, about = Path(str(stage.settings["to"])), self._provenance(str(stage.settings["subset"])[1:], chosen)
+        out, about = str(stage.settings["to"]), self._provenance(str(stage.settings["subset"])[1:], chosen)
         return export_subset(self.pool, chosen, stage.component, out, self.work, about)
 
     def _provenance(self, name: str, chosen: Selection) -> Provenance:

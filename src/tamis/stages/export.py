@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def export_subset(
-    pool: Pool, chosen: Selection, form: str, out: Path, work: Workspace, about: Provenance | None = None
+    pool: Pool, chosen: Selection, form: str, out: str | Path, work: Workspace, about: Provenance | None = None
 ) -> Export:
     """Write the subset in the order picked, with row weights, and with masks and the linter for forms of trainers.
 
