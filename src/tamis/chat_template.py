@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tamis.errors import ModelError, TamisError
+from tamis.time_limits import TooSlow, time_limit
 from tamis.values import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+RENDER_SECONDS = 8.0  # for one row; templates take milliseconds, and one that loops for ever must not hold a run
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 Span = tuple[int, int]
 
@@ -76,18 +78,25 @@ class ChatTemplate:
         # templates know absent fields, but write None out as the word
         given = [{key: value for key, value in message.items() if value is not None} for message in messages]
         try:
-            texts, spans = render(
-                [given],
-                tools=tools,
-                chat_template=self._source(tools),
-                return_assistant_tokens_mask=mark,
-                add_generation_prompt=prompt,
-                **tokenizer.special_tokens_map,
-            )
+            with time_limit(RENDER_SECONDS):
+                texts, spans = render(
+                    [given],
+                    tools=tools,
+                    chat_template=self._source(tools),
+                    return_assistant_tokens_mask=mark,
+                    add_generation_prompt=prompt,
+                    **tokenizer.special_tokens_map,
+                )
+        except TooSlow as error:
+            raise ModelError(
+                f"the chat template of {self.name!r} does not end within {RENDER_SECONDS:g} s on a row; use another"
+            ) from error
         except TemplateSyntaxError as error:
             raise ModelError(f"the chat template of {self.name!r} is not valid Jinja: {error}") from error
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             raise RowRefused(f"the chat template of {self.name!r} refuses the row: {error}") from error
+        except (MemoryError, RecursionError) as error:
+            raise ModelError(f"the chat template of {self.name!r} runs out of memory or depth; use another") from error
         shift = len(self.start)
         return self.start + encodable(texts[0]), [(low + shift, high + shift) for low, high in (spans or [[]])[0]]
 

@@ -140,6 +140,8 @@ def _read(file: Path) -> pa.Table:
     kind = next((suffix for suffix in Path(file.name.removesuffix(".gz")).suffixes[-1:] if suffix in FORMATS), None)
     if kind is None:
         raise DataError(f"{file}: ratings are read from {', '.join(FORMATS)}")
+    if file.exists() and not file.is_file():
+        raise DataError(f"{file}: is no file (a folder, a pipe or a device); ratings are read from a file")
     try:
         if kind == ".parquet":
             import pyarrow.parquet as pq
@@ -154,7 +156,7 @@ def _read(file: Path) -> pa.Table:
         return rows.read_json(file)
     except FileNotFoundError as error:
         raise DataError(f"there is no file {file}") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise DataError(f"{file} cannot be read as {kind[1:]}: {error}") from error
 
 

@@ -42,7 +42,7 @@ def save(path: Path, pool: Pool, pool_path: Path, subset: Subset) -> None:
 
     from tamis.store import write_table
 
-    places = np.asarray(subset.positions)
+    places = np.asarray(subset.positions, np.int64)
     rows = pool.read(places.tolist())
     weights = np.ones(len(places), np.float32) if subset.weights is None else subset.weights
     columns: dict[str, Any] = {
@@ -53,7 +53,7 @@ def save(path: Path, pool: Pool, pool_path: Path, subset: Subset) -> None:
         "position": np.array([row.position for row in rows], np.int64),
         "source": [row.source for row in rows],
         "gain": np.asarray(subset.gains, np.float32),
-        "weight": weights,
+        "weight": np.asarray(weights, np.float32),
     }
     columns |= token_columns(subset.tokens)
     table = pa.table(columns).replace_schema_metadata({"tamis.pool": str(pool_path), "tamis.digest": pool.digest})
@@ -68,20 +68,41 @@ def read(path: Path) -> SubsetFile:
 
     file = path / "subset.parquet" if path.is_dir() else path
     try:
+        if file.exists() and not file.is_file():
+            raise OSError("no file")
         table = pq.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"{path} is not a subset: expected a file that `tamis select` wrote, or a run folder"
         ) from error
-    about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    if "tamis.pool" not in about:
+    metadata = (table.schema.metadata or {}).items()
+    about = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in metadata}
+    if not {"tamis.pool", "tamis.digest"} <= set(about):
         raise DataError(f"{file} does not name its pool; make it with `tamis select` or `tamis run`")
     pool = Pool.open(Path(about["tamis.pool"]))
     if pool.digest != about["tamis.digest"]:
         raise DataError(f"the pool {about['tamis.pool']} has changed since {file} was chosen from it; select again")
-    arrays = {name: table.column(name).to_numpy() for name in ("place", "gain", "weight")}
+    arrays = _arrays(table, len(pool), file)
     tokens = _tokens(table)
     return SubsetFile(file, pool, Path(about["tamis.pool"]), arrays["place"], arrays["gain"], arrays["weight"], tokens)
+
+
+def _arrays(table: pa.Table, rows: int, file: Path) -> dict[str, NDArray[Any]]:
+    """Places, gains and weights. DataError where they are not what `save` writes."""
+    import numpy as np
+    import pyarrow as pa
+
+    types = {"place": pa.int64(), "gain": pa.float32(), "weight": pa.float32()}
+    for name, kind in types.items():
+        if name not in table.column_names or table.schema.field(name).type != kind or table.column(name).null_count:
+            raise DataError(f"{file} has no column {name} of {kind}: it was changed since it was written; select again")
+    arrays = {name: table.column(name).to_numpy() for name in types}
+    places = arrays["place"]
+    if len(places) and (places.min() < 0 or places.max() >= rows):
+        raise DataError(f"{file} names rows that the pool of {rows} rows does not have; select again")
+    if not (np.isfinite(arrays["weight"]).all() and (arrays["weight"] >= 0).all()):
+        raise DataError(f"{file} holds weights that are not finite or below 0; select again")
+    return arrays
 
 
 def token_columns(tokens: TokenWeights | None) -> dict[str, Any]:

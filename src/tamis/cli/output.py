@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,13 +17,32 @@ def use_json(on: bool) -> None:
     _STATE["json"] = on
 
 
-def result(value: Mapping[str, Any], lines: Iterable[str] = ()) -> None:
-    """The result of a command: `value` with `--json`, else `lines`."""
+def result(value: Mapping[str, Any], lines: Iterable[str] = (), *, marks: bool = False) -> None:
+    """The result of a command: `value` with `--json`, else `lines`, `marks` if our own colours are in them."""
     if _STATE["json"]:
         sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
         return
     for line in lines:
-        sys.stdout.write(line + "\n")
+        sys.stdout.write(plain(line, marks=marks) + "\n")
+
+
+def plain(text: str, *, marks: bool = False) -> str:
+    r"""Text that a terminal only shows: what would steer it is written out, so that data cannot clear or forge a line.
+
+    Controls but tab and line end, and what turns the reading order. `marks` lets our own two colours through.
+
+    >>> plain("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    shown = _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    if marks:
+        for mark in MARKS:
+            shown = shown.replace(mark.encode("unicode_escape").decode(), mark)
+    return shown.encode("utf-8", "backslashreplace").decode()
+
+
+MARKS = ("\033[32m", "\033[0m")  # of trained tokens in a preview
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def report_failure(error: object) -> None:
@@ -33,8 +53,13 @@ def report_failure(error: object) -> None:
     if _STATE["json"]:
         kind = type(error).__name__ if isinstance(error, Exception) else "Stopped"
         sys.stdout.write(json.dumps({"error": kind, "faults": faults}, ensure_ascii=False) + "\n")
+    from tamis import logs
+
     for fault in faults:
-        sys.stderr.write(f"tamis: {fault}\n")
+        if logs.asked_for():
+            logging.getLogger("tamis").error("%s", fault)
+        else:
+            sys.stderr.write(f"tamis: {plain(fault)}\n")
 
 
 def table(rows: Sequence[Sequence[Any]], head: Sequence[str]) -> list[str]:
@@ -60,7 +85,14 @@ def _cell(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return plain(str(value)).replace("\n", "\\n").replace("\t", "\\t")
+
+
+class _Plain(logging.Formatter):
+    """Lines of the log, which may name files and fields of the data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
 
 
 def show_progress() -> None:
@@ -68,7 +100,7 @@ def show_progress() -> None:
     logger = logging.getLogger("tamis")
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_Plain("%(asctime)s  %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

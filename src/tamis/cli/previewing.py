@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tamis.ingest import Preview
     from tamis.models import ModelRef
 
-PLAIN, COLOUR = ("⟦", "⟧"), ("\033[32m", "\033[0m")
+PLAIN, COLOUR = ("⟦", "⟧"), output.MARKS
 
 
 def show(inputs: Sequence[str], rows: int, mapping: Mapping[str, str], model: str, max_tokens: int) -> None:
@@ -39,7 +39,9 @@ def show(inputs: Sequence[str], rows: int, mapping: Mapping[str, str], model: st
             }
         )
     marked = "green" if marks is COLOUR else "in ⟦ ⟧"
-    output.result({"files": files, "model": model}, [*lines, f"tokens {marked} are trained ({model})"])
+    output.result(
+        {"files": files, "model": model}, [*lines, f"tokens {marked} are trained ({model})"], marks=marks is COLOUR
+    )
 
 
 def _rendered(seen: Preview, ref: ModelRef, marks: tuple[str, str]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from tamis.contents import content_digest
 from tamis.errors import RecipeError
 from tamis.ingest import formats, readers
 from tamis.ingest.readers import Block, Container
-from tamis.ingest.records import EXCERPT, Record
+from tamis.ingest.records import EXCERPT, Record, printable
 from tamis.ingest.sources import Source
 from tamis.ingest.tables import plain
 from tamis.ingest.turns import RowFault
@@ -103,7 +103,7 @@ class Input:
                 draft = formats.draft(record.value, self.mapping)
                 encoded = self._encoded(record, draft)
             except RowFault as fault:
-                yield Verdict(record, reason=str(fault)[:EXCERPT].encode("utf-8", "replace").decode())
+                yield Verdict(record, reason=printable(str(fault)[:EXCERPT]))
             else:
                 yield Verdict(record, encoded, draft.form)
 

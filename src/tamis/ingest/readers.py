@@ -30,6 +30,7 @@ FOREIGN = "foreign"
 HEADLESS = "-without-header"
 BOM = b"\xef\xbb\xbf"
 _WRAPPER = re.compile(rb'^\s*\{\s*"(?:data|rows|examples|instances|train)"\s*:\s*\[\s*(?=\{)')
+_BOMB = re.compile(rb"\[\s*\[\s*\[")  # an array of records, or of lists of turns, does not begin so
 _JSON_START = (b"{", b"[")
 
 
@@ -301,6 +302,9 @@ def _json_form(text: bytes, first: bytes, rest: bytes) -> str:
     if _is_json(first) and (follows or not rest.strip()) and (text[:1] == b"{" or follows):
         wrapped = text[:1] == b"{" and not follows and _WRAPPER.match(text)
         return "json-wrapped" if wrapped else "jsonl"
+    second = rest.lstrip().partition(b"\n")[0]
+    if text[:1] == b"[" and (_BOMB.match(text) or (first.strip() != b"[" and _is_json(second))):
+        return "jsonl"  # a broken first line, and a whole value in the second, which an array has no room for
     if text[:1] == b"[":
         return "json" if text[1:].lstrip()[:1] in (b"{", b"]", b"[", b"") else "jsonl"
     if _WRAPPER.match(text):

@@ -39,8 +39,13 @@ class Record:
             raw = json.dumps(self.value, ensure_ascii=False, default=str) if self.value is not None else ""
         raw = raw.strip()
         text = raw[: 4 * EXCERPT].decode("utf-8", "replace") if isinstance(raw, bytes) else raw[:EXCERPT]
-        text = text[:EXCERPT].encode("utf-8", "replace").decode("utf-8")
-        return "".join(char if char.isprintable() else " " for char in text)
+        return printable(text[:EXCERPT])
+
+
+def printable(text: str) -> str:
+    """`text` as valid UTF-8 without control characters: they become spaces."""
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
 
 
 def too_long(raw: bytes | str) -> Record:
