@@ -24,7 +24,8 @@ HANDED_ON = ("OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVIC
 class Plan:
     """What to deploy: a recipe with its overrides, on a workspace, to a work pool, on a schedule or on demand.
 
-    `wait_hours`: how long a run waits for another one on the same workspace. `options`: of the machine.
+    `wait_hours`: how long a run waits for another one on the same workspace. `max_hours`: after which it stops, for the
+    next one to go on. `options`: of the machine.
     """
 
     recipe: str
@@ -36,6 +37,7 @@ class Plan:
     every: str | None = None
     timezone: str = "UTC"
     wait_hours: float = 24.0
+    max_hours: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -53,6 +55,7 @@ class Plan:
             "overrides": list(self.overrides),
             "options": dict(self.options),
             "wait_hours": self.wait_hours,
+            "max_hours": self.max_hours,
         }
 
     @property

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tamis import locks
+from tamis.deadline import TimeUp
 from tamis.errors import GateError
 from tamis.store import write_json
 
@@ -55,9 +56,11 @@ def end(folder: Path, outcome: str, **facts: Any) -> None:
 
 
 def outcome_of(error: BaseException) -> str:
-    """`refused` by a gate, `stopped` by a person or the system, or `failed`."""
+    """`refused` by a gate, `stopped` by a person, the system or a deadline, or `failed`."""
     if isinstance(error, GateError):
         return "refused"
+    if isinstance(error, TimeUp):
+        return "stopped"
     return "failed" if isinstance(error, Exception) else "stopped"
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Engine, Json, Place, Sets, Workers, app
+from tamis.cli.app import Device, Engine, Json, MaxHours, Place, Sets, Workers, app
 from tamis.cli.running import RecipeName, machine_options
 
 
@@ -25,6 +25,7 @@ def deploy(
     wait_hours: Annotated[
         float, typer.Option("--wait-hours", help="Hours to wait for another run on the same workspace.")
     ] = 24.0,
+    max_hours: MaxHours = None,
     to: Annotated[Path | None, typer.Option("--to", help="Write a prefect.yaml there, and ask no server.")] = None,
     sets: Sets = None,
     workspace: Place = Path(".tamis"),
@@ -57,6 +58,7 @@ def deploy(
         every=every,
         timezone=timezone,
         wait_hours=wait_hours,
+        max_hours=max_hours,
         options=machine_options(workers, device),
     )
     if to is not None:
