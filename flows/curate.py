@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tamis import locks, logs, runs
+from tamis import deadline, locks, logs, remote, runs
 from tamis import recipe as recipes
 from tamis.endings import Watched
 from tamis.engine import machine
@@ -73,6 +73,12 @@ def write_results(run: str, started: float) -> str:
     return str(report)
 
 
+@task(name="publish", cache_policy=NO_CACHE)
+def publish(run: str, to: str) -> str:
+    """Send the finished run to remote storage; returns the address of its folder."""
+    return remote.publish(Path(run), to)[-1].rpartition("/")[0]
+
+
 @flow(name="curate", flow_run_name="{recipe}")
 def curate(
     recipe: str,
@@ -80,11 +86,12 @@ def curate(
     overrides: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
     wait_hours: float | None = None,
+    max_hours: float | None = None,
 ) -> dict[str, Any]:
     """Carry out a recipe; returns the run folder, the report and the verdict. `options`: settings of the machine.
 
     `wait_hours`: how long to wait for another scheduled run on this workspace; None waits for none, and is not waited
-    for.
+    for. `max_hours`: when to stop, in a place where the next run goes on.
     """
     if logs.asked_for():
         logs.to_json()
@@ -92,7 +99,7 @@ def curate(
     checked = recipes.load(recipe, overrides)
     root = Path(workspace).resolve()
     mine = nullcontext() if wait_hours is None else locks.turn(root, checked.name, 3600 * wait_hours)
-    with mine:
+    with mine, deadline.within(max_hours):
         return _carry_out(checked, root, dict(options or {}))
 
 
@@ -116,10 +123,11 @@ def _carry_out(checked: recipes.Recipe, root: Path, options: Mapping[str, Any]) 
         for stage in checked.stages:
             carry_out.with_options(name=stage.name)(run, stage.name)
         report = write_results(run, started)
+        published = None if checked.publish is None else publish(run, checked.publish)
         outcome = _outcome(_CONDUCTED[run])
         facts = {key: outcome[key] for key in ("rows", "verdict")} | {"seconds": round(time.time() - started, 1)}
         told.tell("tamis.run.finished", report=report, subset=f"{run}/subset.parquet", **facts)
-        return {"run": run, "report": report, **outcome}
+        return {"run": run, "report": report, "published": published, **outcome}
 
 
 def _tell_of_quarantine(told: Told, conductor: Conductor) -> None:

@@ -12,12 +12,25 @@ from tamis.errors import RecipeError
 from tamis.filtering import ROW_FIELDS
 from tamis.graph import STAGE_SETTINGS, VERBS, Recipe, Stage, references, scorer_settings
 from tamis.grouping import FIELDS
-from tamis.heading import check_engine, check_model, check_refit, check_role, check_source, rating_stems
+from tamis.heading import check_engine, check_model, check_publish, check_refit, check_role, check_source, rating_stems
 from tamis.marked import Marked
 from tamis.models import ModelRef
 from tamis.values import Budget, Need
 
-HEAD = ("name", "about", "model", "judge", "reference", "pool", "target", "existing", "refit", "clean", "engine")
+HEAD = (
+    "name",
+    "about",
+    "model",
+    "judge",
+    "reference",
+    "pool",
+    "target",
+    "existing",
+    "refit",
+    "clean",
+    "engine",
+    "publish",
+)
 GIVEN = ("pool", "target", "existing", "model")
 SIDES = {"target": "few_shot.jsonl", "existing": "trained_on.jsonl"}
 _KIND = {"train": "trainers", "pass": "passes", "select": "selectors", "evaluate": "evaluators"}
@@ -34,7 +47,7 @@ def assemble(path: Path, marked: Marked) -> Recipe | None:
     if "pool" not in values:
         marked.fault((), "no pool is given; add `pool: {files: [my_data.jsonl]}`")
     refit = check_refit(marked)
-    steps, engine = check_clean(marked), check_engine(marked)
+    steps, engine, publish = check_clean(marked), check_engine(marked), check_publish(marked)
     stages = [stage for name, value in values.items() if name not in HEAD and (stage := _stage(marked, name, value))]
     ordered = _order(marked, stages)
     for stage in stages:
@@ -55,6 +68,7 @@ def assemble(path: Path, marked: Marked) -> Recipe | None:
         refit=refit,
         clean=steps,
         engine=engine,
+        publish=publish,
     )
     for stage in ordered:
         if stage.verb == "compare":

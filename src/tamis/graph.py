@@ -67,6 +67,7 @@ class Recipe:
     refit: Refit = field(default_factory=Refit)
     clean: tuple[Step, ...] = ()
     engine: str | None = None
+    publish: str | None = None
 
     @property
     def machine(self) -> dict[str, str]:

@@ -49,6 +49,23 @@ def check_engine(marked: Marked) -> str | None:
     return str(marked.values["engine"])
 
 
+def check_publish(marked: Marked) -> str | None:
+    """The address that the run is sent to when it is finished, if the recipe names one; faults are noted."""
+    from tamis import remote
+
+    if "publish" not in marked.values:
+        return None
+    address = str(marked.values["publish"])
+    if not remote.is_remote(address):
+        marked.fault(("publish",), f"expected an address such as s3://bucket/runs, or file:///folder; got {address!r}")
+        return None
+    try:
+        remote.check(address)
+    except DataError as error:
+        marked.fault(("publish",), str(error))
+    return address
+
+
 def _check_ref(marked: Marked, role: str, given: Any) -> ModelRef:
     if isinstance(given, str):
         given = {"name": given}

@@ -41,7 +41,7 @@ def check(url: str) -> None:
     with _told(url):
         _, place = _at(url)
     if not place.strip("/"):
-        raise DataError(f"{url}: name a place in it, for example {url.rstrip('/')}/results")
+        raise DataError(f"{url}: name a place in it, for example {url.partition('://')[0]}://bucket/results")
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def told(url: str) -> Iterator[None]:
     except (ImportError, ValueError) as error:
         driver = EXTRAS.get(url.partition("://")[0])
         todo = f"pip install '{driver}'" if driver else "install the fsspec driver of its protocol, or mend the address"
-        raise DataError(f"{url} cannot be used ({error}): {todo}") from error
+        raise DataError(f"{url}: this protocol cannot be read or written ({error}): {todo}") from error
     except NotImplementedError as error:
         raise DataError(f"{url}: this protocol cannot be written to") from error
     except PermissionError as error:

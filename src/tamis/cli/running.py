@@ -55,6 +55,9 @@ def run(
     device: Device = None,
     engine: Engine = None,
     refit: Refit = False,
+    publish: Annotated[
+        str | None, typer.Option("--publish", help="Send the finished run to s3://… and the like.")
+    ] = None,
     max_hours: MaxHours = None,
     disk_check: Annotated[
         bool, typer.Option("--disk-check/--no-disk-check", help="Refuse where the disk is too small for the run.")
@@ -66,7 +69,8 @@ def run(
     output.use_json(json)
     from tamis import recipe as recipes
 
-    overrides = with_roles([*(sets or []), *REFIT] if refit else sets, judge=judge, reference=reference)
+    own = [*(REFIT if refit else ()), *([f"publish={publish}"] if publish else [])]
+    overrides = with_roles([*(sets or []), *own], judge=judge, reference=reference)
     checked = recipes.load(recipe, overrides)  # all faults at once, before anything starts
     from tamis.api import run as carry_out
 
@@ -76,6 +80,7 @@ def run(
     if found["rows"] is not None:
         lines.append(f"{found['rows']:,} rows selected: {found['run']}/subset.parquet")
     lines.append(f"Report: {found['report']}")
+    lines += [f"Published: {found['published']}"] if found["published"] else []
     output.result({"recipe": checked.name, **found}, lines)
 
 
