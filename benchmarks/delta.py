@@ -5,8 +5,9 @@
 A pool of 100,000 rows of at most 32 tokens (10,000 with --quick), made from a seed, goes through LESS with the shipped
 tiny-lm: ingest, lengths, token signals, perplexity and IFD, a warm-up on 1 % of the rows, gradients, selection. Then
 1 % of new rows are appended and the recipe runs again, each run in a process of its own: once as a file of its own,
-once as lines at the end of the same file. Times cover ingest to subset without the training; what a run then writes
-(ledger, columns, map of the report) is told beside it. Rows measured again are counted in the store, entry by entry.
+once as lines at the end of the same file. Times cover ingest to subset without the training, by the clock and in
+seconds of processor, which say more where others work beside; what a run then writes (ledger, columns, map of the
+report) is told apart. Rows measured again are counted in the store, entry by entry.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import platform
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -92,8 +94,10 @@ def measure(folder: Path, rows: int) -> dict[str, Any]:
         "rows": rows,
         "appended": new,
         "append_share": round(appended["seconds"] / first["seconds"], 4),
+        "append_share_of_processor": round(appended["processor"] / first["processor"], 4),
         "rows_measured_again": appended["measured"] - PASSES * new,
         "grown_share": round(grown["seconds"] / first["seconds"], 4),
+        "grown_share_of_processor": round(grown["processor"] / first["processor"], 4),
         "grown_rows_measured_again": grown["measured"] - PASSES * new,
         "first": first,
         "appended_run": appended,
@@ -149,24 +153,34 @@ def signals(work: Path) -> dict[str, tuple[int, int]]:
     return {one.path.name: (int(one.facts["rows"]), (one.path / "manifest.json").stat().st_mtime_ns) for one in entries}
 
 
+def processor() -> float:
+    """Seconds of processor time of this process and of its workers that have ended."""
+    mine, theirs = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return mine.ru_utime + mine.ru_stime + theirs.ru_utime + theirs.ru_stime
+
+
 def run(recipe: Path, place: Path) -> dict[str, Any]:
     """One run by plain functions: seconds of its stages, of training, and of writing the run folder."""
+    began, spent = time.perf_counter(), processor()
     checked = recipes.load(str(recipe))
-    began = time.perf_counter()
     folder = runs.start(checked, place / "runs")
     conductor = Conductor.of(checked, Workspace(place, machine(device="cpu"), checked.model))
     conductor.ingest()
-    training = 0.0
+    training = spent_training = 0.0
     for stage in checked.stages:
-        started = time.perf_counter()
+        started, before = time.perf_counter(), processor()
         left = conductor.carry_out(stage)
-        training += time.perf_counter() - started if isinstance(left, Training) and left.made else 0.0
+        if isinstance(left, Training) and left.made:
+            training += time.perf_counter() - started
+            spent_training += processor() - before
     seconds = time.perf_counter() - began - training
+    spent = processor() - spent - spent_training
     started = time.perf_counter()
     runs.finish(conductor, folder, time.time())
     stages = {name: one["seconds"] for name, one in conductor.took.items()}
     return {
         "seconds": round(seconds, 2),
+        "processor": round(spent, 2),
         "training": round(training, 2),
         "writing": round(time.perf_counter() - started, 2),
         "stages": stages,

@@ -44,7 +44,8 @@ class Side:
             table = pq.read_table(self.folder / "ledger.parquet", columns=list(_LEDGER))
         except OSError as error:
             raise DataError(f"{self.folder} holds no ledger.parquet: the run did not finish; run it again") from error
-        return table.to_pandas().set_index("key")
+        frame: pd.DataFrame = table.to_pandas().set_index("key")
+        return frame
 
     @property
     def files(self) -> dict[str, Mapping[str, Any]]:
