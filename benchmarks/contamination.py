@@ -295,7 +295,7 @@ def there(
 ) -> Iterator[tuple[int, str]]:
     """Rows of the pool in which an item, or the question of one with choices, stands letter for letter."""
     whole: dict[str, set[str]] = defaultdict(set)
-    inside: dict[int, dict[str, list[tuple[str, str]]]] = {size: defaultdict(list) for size in (24, 12, 8)}
+    inside: dict[int, dict[str, list[tuple[str, str]]]] = {size: defaultdict(list) for size in (24, 8)}
     for name, items in evaluation.items():
         for asked in {one for item in items for one in (prompt_of(item), question_of(prompt_of(item)))}:
             letters = plain(asked)

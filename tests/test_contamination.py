@@ -57,7 +57,7 @@ def found(folder: Path, items: Sequence[Item], rows: Sequence[Row], coverage: fl
 
 
 def plain_tokens(text: str) -> list[str]:
-    return re.findall(r"[a-z]+|[0-9]+", text.lower())
+    return re.findall(r"[a-z]+|[0-9]", text.lower())
 
 
 def plain_coverage(items: Sequence[str], texts: Sequence[str], n: int, header: int, shared: int) -> dict[int, float]:
@@ -149,6 +149,21 @@ def test_other_numbers_hide_an_item_and_are_named_so(tmp_path: Path) -> None:
         assert Contamination(against="eval.jsonl", numbers="any", coverage=0.8).clean(view, Machine()).rows.all()
 
 
+@pytest.mark.parametrize(
+    "item, text, kind",
+    [
+        ("Work out 66 + 11 * 4 step by step.", "Work out 66 + 1 * 14 step by step.", "numbers"),
+        ("Compute 80 * 90.", "Compute 80 / 90.", "numbers"),
+        ("Compute 80 * 90.", "compute 80 90", "whole"),
+        ("It costs 1,200 dollars a month, how much is that in a year?", "it costs 1200 dollars a month how much is that in a year", "words"),
+        ("It costs 1,200 dollars a month, how much is that in a year?", "It costs 1200 dollars a month. How much is that in a year", "words"),
+        ("What are the numbers 12 3 and 7 in words of French, please?", "What are the numbers 1 23 and 7 in words of French, please?", "numbers"),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_cut_otherwise_are_other_numbers(tmp_path: Path, item: str, text: str, kind: str) -> None:
+    assert {line["kind"] for line in found(tmp_path, asked(item), [row(0, text, "x")])} == {kind}
+
+
 def test_half_an_item_is_none_and_the_threshold_says_what_is_enough(tmp_path: Path) -> None:
     half, most = (" ".join(text.split()[: len(text.split()) * part // 20]) for text, part in ((ITEM, 10), (OTHER, 17)))
     assert found(tmp_path / "a", asked(ITEM), [row(0, half, "x")]) == []
@@ -203,9 +218,12 @@ def test_items_of_few_words_are_compared_whole(tmp_path: Path, text: str, is_the
     assert [line["kind"] for line in lines] == ["whole"] * is_there
 
 
-def test_three_words_are_found_as_a_whole_message_alone(tmp_path: Path) -> None:
-    rows = [row(0, "Simplify 12?", "12"), row(1, "Hello. Simplify 12.", "12"), row(2, "Well:\nsimplify 12", "12")]
-    assert [line["place"] for line in found(tmp_path, asked("Simplify 12"), rows)] == [0]
+@pytest.mark.parametrize(
+    "item, places", [("Simplify it", [0]), ("Please simplify it", [0, 2]), ("Do please simplify it at once", [0, 1, 2])]
+)
+def test_the_shorter_an_item_is_the_more_must_it_stand_alone(tmp_path: Path, item: str, places: list[int]) -> None:
+    rows = [row(0, f"{item}?", "12"), row(1, f"Hello. {item}.", "12"), row(2, f"Well:\n{item.upper()}\nx", "12")]
+    assert [line["place"] for line in found(tmp_path, asked(item), rows)] == places
 
 
 def test_scripts_without_spaces_are_read_by_the_character(tmp_path: Path) -> None:

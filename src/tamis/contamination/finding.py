@@ -119,22 +119,22 @@ class Finder:
         return (starts, stop, *own, np.zeros(len(starts), bool))
 
     def _whole(self, stream: Stream) -> tuple[NDArray[Any], ...]:
-        """Short texts: from border to border of a text; of fewer than LEAST tokens the whole of a message."""
+        """Short texts from border to border of a text; of fewer than LEAST tokens lines, and of one or two messages."""
         import numpy as np
 
         wholes = self.looked.wholes
         borders = stream.borders[stream.borders < len(stream.letters)]
         text = stream.text_of(borders)
         last, alone = stream.texts[text + 1], borders == stream.texts[text]
-        border = np.zeros(len(stream.letters) + 1, bool)
-        border[stream.borders] = True
+        border, line = (np.zeros(len(stream.letters) + 1, bool) for _ in range(2))
+        border[stream.borders] = line[stream.lines] = True
         found: list[tuple[NDArray[Any], ...]] = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
         for length in np.unique(wholes.lengths).tolist():
             fits = np.flatnonzero(borders + length <= last)
             fits = fits[border[borders[fits] + length]]
             starts, entries, own = _expanded(wholes.hashes, stream.hashes(borders[fits], length), borders[fits], fits)
-            filled = alone[own] & (starts + length == last[own])
-            good = filled | (wholes.tokens[entries] >= LEAST)
+            tokens, filled = wholes.tokens[entries], alone[own] & (starts + length == last[own])
+            good = filled | (tokens >= LEAST) | (line[starts] & line[starts + length] & (tokens > 2))
             found.append((starts[good], entries[good]))
         starts, entries = (np.concatenate(parts) for parts in zip(*found, strict=True))
         own = (wholes.items[entries], wholes.first[entries], wholes.tokens[entries])

@@ -2,8 +2,8 @@
 
 Two texts that differ in those alone have one stream, however the edit went: "Wendi's $1,200" is `wendis1200`, and so
 are "wendi s 1 200" and "WENDIS 1200". Numbers stay. Tokens are marked in the stream, not cut from it, so that a lost
-space or apostrophe hides no more than the token that it stood in. A token is a run of letters, a run of digits, or one
-character of a script without spaces.
+space or apostrophe hides no more than the token that it stood in. A token is a run of letters, a digit, or a character
+of a script without spaces.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-BETWEEN, LETTER, DIGIT, ALONE, DROPPED, APOSTROPHE, LINE, STOP = range(8)  # what a character is
+BETWEEN, LETTER, DIGIT, ALONE, DROPPED, APOSTROPHE, STOP, LINE = range(8)  # what a character is
 _BASE = 0x9E3779B97F4A7C15  # of the polynomial by which runs of letters are hashed; odd
 _BACK = pow(_BASE, -1, 2**64)
 _ALONE = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF))
@@ -65,13 +65,14 @@ class Stream:
     """The letters of some texts, one behind the other.
 
     `letters` (m,) uint32 code points. `texts` (t + 1,) int64: text i has the letters `[texts[i], texts[i + 1])`.
-    `tokens` (k,) int64: the letter that every token begins with, in order. `borders` (b,) int64: letters before which a
-    text begins or ends, or a line or a sentence ends, or a colon stands (0 to m, in order).
+    `tokens` (k,) int64: the letter that every token begins with, in order. `lines` (l,) int64: letters before which a
+    text or a line begins or ends (0 to m, in order); `borders` (b,): those, and where a sentence ends or a colon stands.
     """
 
     letters: NDArray[np.uint32]
     texts: NDArray[np.int64]
     tokens: NDArray[np.int64]
+    lines: NDArray[np.int64]
     borders: NDArray[np.int64]
 
     @classmethod
@@ -92,9 +93,10 @@ class Stream:
         places = np.flatnonzero(spoken)
         before = np.concatenate([[0], np.cumsum(spoken)])  # letters in front of every character
         bounds = np.concatenate([[0], before[ends]]).astype(np.int64)
-        marks = np.flatnonzero(kinds >= LINE)
-        borders = np.unique(np.concatenate([bounds, before[marks]]))
-        return cls(codes[places], bounds, _tokens(kinds, places), borders)
+        lines, borders = (
+            np.unique(np.concatenate([bounds, before[np.flatnonzero(kinds >= one)]])) for one in (LINE, STOP)
+        )
+        return cls(codes[places], bounds, _tokens(kinds, places), lines, borders)
 
     @functools.cached_property
     def sums(self) -> NDArray[np.uint64]:
@@ -138,7 +140,7 @@ class Stream:
 
 
 def _tokens(kinds: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Letters with which tokens begin: behind a gap, between letter and digit, and in scripts without spaces all.
+    """Letters with which tokens begin: behind a gap, every digit, and in scripts without spaces every character.
 
     An apostrophe between two letters is no gap.
     """
@@ -148,7 +150,7 @@ def _tokens(kinds: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.i
         return np.zeros(0, np.int64)
     own, gap = kinds[places], np.diff(places)
     joined = (gap == 2) & (kinds[places[1:] - 1] == APOSTROPHE) & (own[1:] == LETTER) & (own[:-1] == LETTER)
-    begins = ((gap > 1) & ~joined) | (own[1:] != own[:-1]) | (own[1:] == ALONE)
+    begins = ((gap > 1) & ~joined) | (own[1:] != own[:-1]) | (own[1:] != LETTER)
     return np.flatnonzero(np.concatenate([[True], begins])).astype(np.int64)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from tamis.contamination.finding import Finder, Hits, Pairs, Said, pairs_of
-from tamis.contamination.items import Item, Looked
-from tamis.contamination.letters import Stream, offsets_of
+from tamis.contamination.finding import Finder, Hits, Said, pairs_of
+from tamis.contamination.items import Looked
+from tamis.contamination.letters import Stream
+from tamis.contamination.numerals import Where, offsets, other_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,7 @@ def _found(said: Said, finder: Finder, coverage: float, numbers: Numbers) -> Ite
     pairs = pairs_of(hits, rows, finder.looked, min(MOST, coverage))
     for number in range(len(pairs.rows)):
         kind = "whole" if pairs.whole[number] else "words" if pairs.coverage[number] >= coverage else "most"
-        if kind != "whole" and numbers == "keep" and _other_numbers(pairs, number, hits, said, finder.looked):
+        if numbers == "keep" and other_numbers(pairs, number, Where(hits, texts, stream.texts), said, finder.looked):
             kind = "numbers"
         item = finder.looked.items[int(pairs.items[number])]
         about = {"place": int(pairs.rows[number]), "kind": kind, "score": float(pairs.coverage[number])}
@@ -103,58 +103,7 @@ def _spans(own: NDArray[np.int64], hits: Hits, texts: NDArray[np.int64]) -> Iter
 
 def _span(said: Said, text: int, start: int, end: int) -> dict[str, Any]:
     whole = said.texts[text]
-    _, places = _offsets(whole)
+    _, places = offsets(whole)
     first, last = places[start], places[end - 1] + 1
     where = {"field": said.fields[text], "message": said.places[text], "start": first, "end": last}
     return {**where, "text": whole[first:last][:EXCERPT].encode("utf-8", "replace").decode("utf-8")}
-
-
-_offsets = functools.lru_cache(maxsize=64)(offsets_of)
-
-
-def _other_numbers(pairs: Pairs, number: int, hits: Hits, said: Said, looked: Looked) -> bool:
-    """Whether a number of the item is another one in the row.
-
-    That is a number that counts, was not found, and stands in no text of the row; between two runs that were found, or
-    so near the item's beginning or end that one changed word explains that no run was found there. Where more is
-    missing, as the choices behind a question, it is missing and not changed.
-    """
-    import numpy as np
-
-    own, item = pairs.hits[number], int(pairs.items[number])
-    start, end = int(looked.starts[item]), int(looked.starts[item + 1])
-    found = np.zeros(end - start, bool)
-    for first, tokens in zip(hits.first[own].tolist(), hits.tokens[own].tolist(), strict=True):
-        found[first : first + tokens] = True
-    counts = looked.stems if pairs.stem[number] else looked.counts
-    lost = np.flatnonzero(~found & looked.numbers[start:end] & counts[start:end])
-    if not len(lost):
-        return False
-    inside, size = np.flatnonzero(found), looked.rules.n
-    first, last = int(inside[0]), int(inside[-1])
-    lost = lost[((lost > first) | (first < size)) & ((lost < last) | (end - start - 1 - last < size))]
-    wanted = {token for place, token in enumerate(_tokens(looked.items[item])) if place in set(lost.tolist())}
-    if not wanted:
-        return False
-    row = int(pairs.rows[number])
-    return not wanted <= _numbers(
-        tuple(text for text, owner in zip(said.texts, said.rows, strict=True) if owner == row)
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def _tokens(item: Item) -> tuple[str, ...]:
-    """The tokens of an item as they stand in the stream."""
-    return tuple(_cut(Stream.of([item.text])))
-
-
-@functools.lru_cache(maxsize=16)
-def _numbers(texts: tuple[str, ...]) -> frozenset[str]:
-    """Every number in some texts."""
-    return frozenset(token for token in _cut(Stream.of(texts)) if token[0].isdecimal())
-
-
-def _cut(stream: Stream) -> Iterator[str]:
-    letters = "".join(map(chr, stream.letters.tolist()))
-    bounds = [*stream.tokens.tolist(), len(letters)]
-    return (letters[start:end] for start, end in zip(bounds, bounds[1:], strict=False))
