@@ -434,6 +434,9 @@ def _columns_used(marked: Marked, stage: Stage, needs: Mapping[str, Sequence[Nee
     return used
 
 
+GATES = ("warn", "fail", "ignore")
+
+
 def _check_compare(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> None:
     _check_reference(marked, stage, "compare", stages, "select")
     if "evaluate" not in stage.settings:
@@ -453,6 +456,10 @@ def _check_compare(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) ->
     if not isinstance(runs, int) or runs < 1:
         marked.fault((stage.name, "runs"), f"expected a whole number of at least 1, got {runs!r}")
     _check_composition(marked, stage)
+    leaks = stage.settings.get("contamination", "warn")
+    if leaks not in GATES:
+        fault = f"expected {', '.join(GATES)} for evaluation items that stand in the rows; got {leaks!r}"
+        marked.fault((stage.name, "contamination"), fault)
     metric = stage.settings.get("metric", "held-out-loss")
     name, settings = next(iter(scorer_settings(metric).items()), ("", {}))
     _check_component(marked, stage, (stage.name, "metric"), "evaluators", name, settings)

@@ -22,7 +22,7 @@ STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "select": ("select", "from", "budget", "where", "mix", "weigh"),
     "compare": (
         *("compare", "with", "evaluate", "runs", "train", "hooks", "learning_rates", "full", "metric", "composition"),
-        "draws",
+        *("draws", "contamination"),
     ),
     "evaluate": ("evaluate", "model", "on"),
     "export": ("export", "subset", "to"),

@@ -11,6 +11,7 @@ from tamis.catalogue import build
 from tamis.comparison import compare_arms, composition
 from tamis.pool import Pool
 from tamis.recipe import scorer_settings
+from tamis.stages.contamination import Gate, leaks_of
 from tamis.stages.select import Selection
 from tamis.stages.train import Evaluated, EvaluationJob, TrainingJob, evaluate_all, row_weights_of
 from tamis.stages.workspace import Workspace
@@ -45,6 +46,7 @@ class Design:
 
     `hooks` are heard in the arm of the method alone; `target` is filled in where one of them has such a field. A method
     named like a baseline, such as random rows behind a filter or a mix, becomes `chosen random`: arms go by name.
+    `contamination`: what happens where evaluation items stand in the rows that arms are trained on.
     """
 
     method: str
@@ -59,6 +61,7 @@ class Design:
     groups: tuple[str, ...] = ("source",)
     hooks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     target: Pool | None = None
+    contamination: Gate = "warn"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", told_apart(self.method, self.baselines))
@@ -82,6 +85,7 @@ def compare(
     view: PoolView, chosen: Selection, held_out: Pool, design: Design, work: Workspace, *, seconds: float = 0.0
 ) -> dict[str, Any]:
     """The content of `comparison.json`: arms, differences with intervals, what was picked, one verdict."""
+    leaks = leaks_of(view.pool, chosen.subset, held_out, work, design.contamination)
     arms = _arms(view, chosen, design, work, seconds)
     for arm in arms:
         build("trainers", design.trainer, {**design.settings, **arm.settings})  # a fault shows before hours of training
@@ -101,6 +105,7 @@ def compare(
         design.method, {name: [one.items for one in runs] for name, runs in by_arm.items()}, draws=design.draws
     )
     _add_costs(found, arms, by_arm, design.trainer, settings)
+    found["contamination"] = leaks
     found["item_tokens"] = int(results[0].items.weights.sum())
     found["training"] = {
         "trainer": design.trainer,

@@ -263,6 +263,7 @@ class Conductor:
             groups=tuple(given.get("composition", ("source",))),
             hooks=scorer_settings(given.get("hooks")),
             target=self.target,
+            contamination=given.get("contamination", "warn"),
         )
         return compare(self.view(), chosen, held_out, design, self.work, seconds=self.cost_of(method))
 

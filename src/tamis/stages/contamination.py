@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tamis import digests
 from tamis.catalogue import build
-from tamis.errors import RecipeError
+from tamis.errors import GateError, RecipeError
 from tamis.pool import Pool
 from tamis.stages.measure import measure_needs, needs_on, view_of
 from tamis.stages.workspace import Workspace
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tamis.contamination.items import Item
+    from tamis.values import Subset
 
+log = logging.getLogger(__name__)
+Gate = Literal["warn", "fail", "ignore"]
 KIND = "contamination"  # in the store
 SPANS, ITEMS = "contamination.parquet", "contaminated_items.parquet"
 
@@ -83,6 +87,33 @@ def find(
     held = tables.of_kinds(spans, tables.COUNTED)
     rows = len(pool) if places is None else len(places)
     return Found(rows, spans, tables.by_item(held, items), tables.summary(spans, items))
+
+
+def leaks_of(pool: Pool, subset: Subset, held_out: Pool, work: Workspace, gate: Gate) -> dict[str, Any]:
+    """Evaluation items of a comparison in its selected rows, and in the pool that the baselines are drawn from.
+
+    `{"subset": facts, "pool": facts}` (`tamis.contamination.tables.summary`), or nothing with `ignore`. What is found is
+    a warning of the run, in its manifest and report. GateError with `fail` where there is any, before anything trains.
+    """
+    import numpy as np
+
+    if gate == "ignore":
+        return {}
+    places = {"subset": np.asarray(subset.positions), "pool": None}
+    found = {name: find(pool, [held_out], work, places=one) for name, one in places.items()}
+    inside, whole = (found[name].facts for name in places)
+    if whole["rows"] and gate == "fail":
+        raise GateError(found["subset" if inside["rows"] else "pool"].refusal())
+    if whole["rows"]:
+        said = (
+            f"of {whole['looked_for']:,} evaluation items, {inside['items']:,} stand in {inside['rows']:,} selected "
+            f"rows and {whole['items']:,} in {whole['rows']:,} rows of the pool that the baselines are drawn from: the "
+            "comparison measures in part what was learnt by heart; the step `contamination` of `clean` takes them out"
+        )
+        log.warning("%s", said)
+        work.work.event("contamination", said=said)
+        work.work.warnings.append(said)
+    return {name: one.facts for name, one in found.items()}
 
 
 def write(table: pa.Table, to: Path) -> None:
