@@ -252,6 +252,8 @@ class _Evaluation:
         import numpy as np
 
         result = np.zeros(self.n, np.bool_)
+        if not known.any():  # nothing to tell texts from numbers by
+            return result
         one = self._term(left, known)
         if isinstance(operator, (ast.In, ast.NotIn)):
             assert isinstance(right, (ast.List, ast.Tuple, ast.Set))
