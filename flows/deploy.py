@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 ENTRYPOINT = "tamis.flows.curate.curate"  # a module, not a file: the worker needs tamis and no checkout
+GRACE_SECONDS = 300  # a run that a worker took and that has not started by then no longer counts
 HANDED_ON = ("OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES", logs.VARIABLE)
 
 
@@ -151,22 +151,26 @@ def _check_cron(plan: Plan) -> None:
 
 def _apply(plan: Plan) -> Any:
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.client.schemas.schedules import CronSchedule
+    from prefect.schedules import Cron, Interval
     from prefect.types.entrypoint import EntrypointType
 
     from tamis.flows.curate import curate
 
+    schedule = Cron(plan.cron, timezone=plan.timezone) if plan.cron is not None else None
+    if plan.every is not None:
+        schedule = Interval(interval(plan.every))
     deployment: Any = curate.to_deployment(
         name=plan.title,
-        interval=timedelta(seconds=plan.schedule["interval"]) if plan.schedule and plan.every else None,
-        schedule=CronSchedule(cron=plan.cron, timezone=plan.timezone) if plan.cron else None,
+        schedule=schedule,
         parameters=plan.parameters,
         description=f"tamis: {plan.recipe} on {plan.workspace}",
         tags=plan.tags,
         work_pool_name=plan.pool,
         job_variables=plan.job_variables,
         # a run that is due while the last one of the same recipe still runs is not started at all
-        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
+        concurrency_limit=ConcurrencyLimitConfig(
+            limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW, grace_period_seconds=GRACE_SECONDS
+        ),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     return deployment.apply()
@@ -185,7 +189,11 @@ def as_file(plans: Sequence[Plan]) -> dict[str, Any]:
                 "parameters": plan.parameters,
                 "tags": plan.tags,
                 "schedules": [plan.schedule] if plan.schedule is not None else [],
-                "concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"},
+                "concurrency_limit": {
+                    "limit": 1,
+                    "collision_strategy": "CANCEL_NEW",
+                    "grace_period_seconds": GRACE_SECONDS,
+                },
                 "work_pool": {"name": plan.pool, "job_variables": plan.job_variables},
             }
             for plan in plans

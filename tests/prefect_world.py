@@ -50,12 +50,12 @@ def postgres() -> Iterator[str]:
             os.chown(path, user.pw_uid, user.pw_gid)
         who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     data = place / "data"
-    initdb = [programs / "initdb", "-D", data, "-U", "tamis", "--auth=scram-sha-256", f"--pwfile={secret}", "-N"]
-    subprocess.run(initdb, check=True, capture_output=True, cwd=place, **who)
-    options = ["-k", place, "-p", port, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+    options = ["-D", data, "-U", "tamis", "--auth=scram-sha-256", f"--pwfile={secret}", "-N"]
+    subprocess.run([str(programs / "initdb"), *map(str, options)], check=True, capture_output=True, cwd=place, **who)
+    options = ["-D", data, "-k", place, "-p", port, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
     with (place / "log").open("wb") as log:
         server = subprocess.Popen(
-            list(map(str, [programs / "postgres", "-D", data, *options])), stdout=log, stderr=log, cwd=place, **who
+            [str(programs / "postgres"), *map(str, options)], stdout=log, stderr=log, cwd=place, **who
         )
         try:
             wait_for(lambda: b"ready to accept connections" in (place / "log").read_bytes(), server)
@@ -81,7 +81,7 @@ def prefect_server(place: Path, database: str) -> Iterator[dict[str, str]]:
     }
     place.mkdir(parents=True, exist_ok=True)
     with (place / "server.log").open("wb") as log:
-        command = [PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        command = [str(PREFECT), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         try:
             wait_for(lambda: healthy(url), server)
@@ -94,7 +94,7 @@ def prefect_server(place: Path, database: str) -> Iterator[dict[str, str]]:
 def worker(place: Path, pool: str, environment: dict[str, str]) -> Iterator[None]:
     """A real worker of a pool."""
     with (place / "worker.log").open("wb") as log:
-        command = [PREFECT, "worker", "start", "--pool", pool, "--type", "process", "--name", "w1"]
+        command = [str(PREFECT), "worker", "start", "--pool", pool, "--type", "process", "--name", "w1", "--limit", "3"]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=place)
         try:
             yield
@@ -130,6 +130,6 @@ def wait_for(happened: Any, process: subprocess.Popen[bytes], seconds: float = R
     """Wait until something has happened; fail where the process ends before, or the time is up."""
     deadline = time.monotonic() + seconds
     while not happened():
-        assert process.poll() is None, f"{process.args} ended with {process.returncode}"
-        assert time.monotonic() < deadline, f"{process.args}: nothing within {seconds} s"
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}"
+        assert time.monotonic() < deadline, f"{process.args!r}: nothing within {seconds} s"
         time.sleep(0.3)

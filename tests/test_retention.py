@@ -145,7 +145,8 @@ def test_a_removal_that_is_killed_leaves_whole_entries_and_is_gone_on_with(
     make_run(tmp_path, "1", [1, 2])
     make_run(tmp_path, "2", [2, 3])
     make_run(tmp_path, "3", [4])
-    rename, done = Path.rename, []
+    rename = Path.rename
+    done: list[Path] = []
 
     def dies(self: Path, target: Path) -> Path:
         if len(done) == moment:
