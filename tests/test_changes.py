@@ -113,9 +113,9 @@ def test_every_move_has_its_reason(sides: tuple[Side, Side]) -> None:
     assert why == {
         "n": ("new row", ""),
         "hh": ("changed row", ""),
-        "d": ("its score changed", "0.1 -> 0.95"),
+        "d": ("its score changed", "0.1 -> 0.95 (warmup fitted anew)"),
         "e": ("no longer dropped by near", "near says no"),
-        "b": ("its score changed", "0.8 -> 0.2"),
+        "b": ("its score changed", "0.8 -> 0.2 (warmup fitted anew)"),
         "c": ("evicted by other rows", "its score is the same, 0.7"),
         "f": ("its file is gone", "two.jsonl"),
         "h": ("changed row", ""),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tamis.errors import DataError
 from tamis.moves import SAME, moved, stayed, summed
-from tamis.sides import Side
+from tamis.sides import Side, by_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,7 +147,7 @@ def _column_table(side: Side) -> pd.DataFrame | None:
     import pyarrow.parquet as pq
 
     file = side.folder / "columns.parquet"
-    return pq.read_table(file).to_pandas().set_index("key") if file.is_file() else None
+    return by_key(pq.read_table(file)) if file.is_file() else None
 
 
 def _compared(before: Side, after: Side) -> dict[str, Any]:

@@ -28,8 +28,16 @@ def stayed(before: Side, after: Side) -> int:
 def moved(before: Side, after: Side) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows that entered the subset, by rank now, and that left it, by the rank that they had, each with why."""
     old, new = _chosen(before), _chosen(after)
-    entered = _told(new[~new.index.isin(old.index)], before.ledger, functools.partial(_why_in, before, after))
-    return entered, _told(old[~old.index.isin(new.index)], after.ledger, functools.partial(_why_out, before, after))
+    came, went = new[~new.index.isin(old.index)], old[~old.index.isin(new.index)]
+    why_in = functools.partial(_why_in, before, after, _places(before.ledger, came))
+    why_out = functools.partial(_why_out, before, after, _places(after.ledger, went))
+    return _told(came, before.ledger, why_in), _told(went, after.ledger, why_out)
+
+
+def _places(ledger: pd.DataFrame, rows: pd.DataFrame) -> frozenset[tuple[str, int]]:
+    """Of the files and positions of `rows` those at which the ledger has a row, be it another."""
+    near = ledger[ledger.position.isin(rows.position.unique()) & ledger.file.isin(rows.file.unique())]
+    return frozenset(zip(near.file.tolist(), near.position.tolist(), strict=True))
 
 
 def _told(rows: pd.DataFrame, others: pd.DataFrame, why: Callable[[Any, Any], tuple[str, str]]) -> list[dict[str, Any]]:
@@ -47,50 +55,39 @@ def _row(row: Any, other: Any, why: Callable[[Any, Any], tuple[str, str]]) -> di
     return {**place, "rank": int(row.rank), "value": _number(row.value), "other": value, "why": kind, "how": detail}
 
 
-def _why_in(before: Side, after: Side, row: Any, then: Any) -> tuple[str, str]:
+def _why_in(before: Side, after: Side, places: frozenset[tuple[str, int]], row: Any, then: Any) -> tuple[str, str]:
     """(kind, detail) of why a row is chosen that was not chosen before."""
     if then is None:
-        return ("changed row", "") if _was_there(before, row) else ("new row", "")
+        return ("changed row", "") if (row.file, row.position) in places else ("new row", "")
     if then.verdict == "quarantined" or then.step != before.subset.get("selector"):
         return f"no longer {then.verdict} by {then.step}", str(then.reason)
     if _moved_value(then.value, row.value):
-        return "its score changed", f"{then.value:.4g} -> {row.value:.4g}"
+        return "its score changed", f"{then.value:.4g} -> {row.value:.4g}{_refitted(after)}"
     return "room for it", "its score is the same"
 
 
-def _why_out(before: Side, after: Side, row: Any, now: Any) -> tuple[str, str]:
+def _why_out(before: Side, after: Side, places: frozenset[tuple[str, int]], row: Any, now: Any) -> tuple[str, str]:
     """(kind, detail) of why a row that was chosen is chosen no longer."""
     if now is None:
         if not any(file in after.files for file in _names_of(before, row.file)):
             return "its file is gone", str(row.file)
-        return ("changed row", "") if _was_there(after, row) else ("no longer in its file", str(row.file))
+        return ("changed row", "") if (row.file, row.position) in places else ("no longer in its file", str(row.file))
     if now.verdict == "quarantined" or now.step != after.subset.get("selector"):
         return f"{now.verdict} by {now.step}", str(now.reason)
     if _moved_value(row.value, now.value):
-        return "its score changed", f"{row.value:.4g} -> {now.value:.4g}"
+        return "its score changed", f"{row.value:.4g} -> {now.value:.4g}{_refitted(after)}"
     return "evicted by other rows", f"its score is the same, {row.value:.4g}" if _number(row.value) is not None else ""
+
+
+def _refitted(after: Side) -> str:
+    """What was fitted anew, in brackets: the likely cause of another score."""
+    names = [str(fit["name"]) for fit in after.manifest.get("fits") or () if fit["how"] == "refitted"]
+    return f" ({', '.join(names)} fitted anew)" if names else ""
 
 
 def _names_of(side: Side, file: str) -> list[str]:
     """Names as given of the files that rows call `file`."""
-    return [name for name in side.files if Path(name).name == file or name.endswith(file)]
-
-
-def _was_there(side: Side, row: Any) -> bool:
-    """Whether the other run had another row at this place of this file."""
-    return (row.file, int(row.position)) in _places(side)
-
-
-@functools.lru_cache(maxsize=4)
-def _places_of(folder: Path) -> frozenset[tuple[str, int]]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(folder / "ledger.parquet", columns=["file", "position"])
-    return frozenset(zip(table.column("file").to_pylist(), table.column("position").to_pylist(), strict=True))
-
-
-def _places(side: Side) -> frozenset[tuple[str, int]]:
-    return _places_of(side.folder)
+    return [name for name in side.files if Path(name).name == file or name == file or name.endswith(f"/{file}")]
 
 
 def _number(value: float) -> float | None:

@@ -231,7 +231,7 @@ def _keys(shards: Sequence[Shard]) -> set[str]:
     return {key for shard in shards for key in _keys_of(shard.path, shard.digest)}
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=256)
 def _keys_of(path: Path, digest: str) -> tuple[str, ...]:
     if not (path / ROWS).is_file():
         return ()

@@ -13,6 +13,7 @@ from tamis.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 _LEDGER = ("key", "file", "source", "verdict", "step", "reason", "position", "value", "rank")
 
@@ -44,8 +45,7 @@ class Side:
             table = pq.read_table(self.folder / "ledger.parquet", columns=list(_LEDGER))
         except OSError as error:
             raise DataError(f"{self.folder} holds no ledger.parquet: the run did not finish; run it again") from error
-        frame: pd.DataFrame = table.to_pandas().set_index("key")
-        return frame
+        return by_key(table)
 
     @property
     def files(self) -> dict[str, Mapping[str, Any]]:
@@ -72,6 +72,13 @@ class Side:
         file = self.folder / "comparison.json"
         found: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         return found
+
+
+def by_key(table: pa.Table) -> pd.DataFrame:
+    """A table by its column `key`, as plain text: pandas looks those up ten times as fast as Arrow's."""
+    frame: pd.DataFrame = table.to_pandas()
+    frame["key"] = frame["key"].astype(object)
+    return frame.set_index("key")
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -45,6 +45,15 @@ class ShardSignals:
             self._loaded[name] = load_arrays(self.folders[name])
         return self._loaded[name]
 
+    def array(self, name: str, array: str) -> NDArray[Any]:
+        """One array of a signal; the files of the others are not opened."""
+        import numpy as np
+
+        file = self.folders.get(name, Path()) / f"{array}.npy"
+        if name in self._loaded or name not in self.folders or not file.is_file():
+            return self[name][array]
+        return np.load(file, mmap_mode="r" if file.stat().st_size > 4096 else None, allow_pickle=False)
+
     def __len__(self) -> int:
         return self.shard.rows
 
@@ -89,7 +98,7 @@ class PoolView:
         """One array of a signal over the whole pool (first axis rows): only for what fits in memory."""
         import numpy as np
 
-        parts = [shard[name][array] for shard in self.shards()]
+        parts = [shard.array(name, array) for shard in self.shards()]
         if not parts:
             return np.zeros((0,), np.float32)
         return np.concatenate(parts)
