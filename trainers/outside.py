@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tamis import supervising
 from tamis.errors import TrainError
 
 if TYPE_CHECKING:
@@ -36,30 +36,16 @@ def run(words: Sequence[str], log: Path, limit: float) -> None:
     """
     if shutil.which(words[0]) is None:
         raise TrainError(f"there is no program {words[0]!r} on the PATH; check the first word of `command`")
-    script = Path(__file__).with_name("supervisor.py")
     with log.open("ab") as file:
         file.write(f"$ {' '.join(words)}\n".encode())
         file.flush()
-        process = subprocess.Popen(
-            [sys.executable, "-I", str(script), *words],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert process.stdin is not None
         try:
-            code = process.wait(timeout=limit)
+            code = supervising.run(words, file, limit)
         except subprocess.TimeoutExpired as error:
-            process.stdin.close()
-            process.wait()
             raise TrainError(
                 f"the command did not end within its time_limit of {limit:g} s and was stopped; raise it, and the run "
                 f"goes on with what the command left. {_end_of(log)}"
             ) from error
-        finally:
-            process.stdin.close()  # also on a signal: the supervisor ends the command
-            process.wait()
     if code != 0:
         raise TrainError(f"the command ended with exit code {code}. {_end_of(log)}")
 

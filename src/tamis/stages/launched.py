@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tamis import supervising
 from tamis.catalogue import build
 from tamis.checkpoints import Checkpoint
 from tamis.errors import TrainError
@@ -46,10 +46,10 @@ def train_in_processes(
     write_json(job / "job.json", {"trainer": trainer, "settings": dict(settings), **facts})
     log = folder / "launch.log"
     with log.open("ab") as stream:
-        done = subprocess.run(_command(folder, on), stdout=stream, stderr=stream, check=False)
-    if done.returncode != 0:
+        code = supervising.run(_command(folder, on), stream)  # ends with this process: a worker of Ray may be killed
+    if code != 0:
         end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-        raise TrainError(f"accelerate launch ended with code {done.returncode}; the end of {log}:\n{end}")
+        raise TrainError(f"accelerate launch ended with code {code}; the end of {log}:\n{end}")
     names: Sequence[str] = json.loads((job / "checkpoints.json").read_text(encoding="utf-8"))
     return [Checkpoint(folder / name) for name in names]
 
