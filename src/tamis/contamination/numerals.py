@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tamis.contamination.finding import Hits, Pairs, Said
     from tamis.contamination.items import Item, Looked
 
+DIGITS = 4  # of a number that is another one
 OPERATORS = frozenset("+-*/=<>^\u00d7\u00f7\u2212\u2264\u2265")
 _NUMBER = re.compile(r"\d+")
 offsets = functools.lru_cache(maxsize=64)(offsets_of)
@@ -58,7 +59,7 @@ def _is_another(pairs: Pairs, number: int, hits: Hits, said: Said, looked: Looke
     lost = np.flatnonzero(~found & looked.numbers[start:end] & counts[start:end])
     if pairs.whole[number] or not len(lost):
         return False
-    inside, size = np.flatnonzero(found), looked.rules.n
+    inside, size = np.flatnonzero(found), looked.rules.n + DIGITS
     first, last = int(inside[0]), int(inside[-1])
     lost = lost[((lost > first) | (first < size)) & ((lost < last) | (end - start - 1 - last < size))]
     layout = _layout(looked.items[item])

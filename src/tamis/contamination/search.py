@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FILE = "contamination.parquet"
 MOST = 0.75  # share of an item of which is told though it is not enough
+NEARBY = 0.6  # that where numbers are others: one of them near the beginning of a short item takes many runs along
 EXCERPT = 300  # characters of a span that the table holds
 Numbers = Literal["keep", "any"]
 
@@ -47,7 +48,7 @@ def schema() -> pa.Schema:
 def search(pool: Pool, looked: Looked, coverage: float, numbers: Numbers = "keep") -> pa.Table:
     """Every span of every item of which the share `coverage` stands in a row, in the order of the rows.
 
-    Those of which MOST stands there, or all in other numbers (unless `numbers` is `any`), are told apart by `kind`.
+    Those of which MOST stands there, or NEARBY with other numbers (unless `numbers` is `any`), are told by their `kind`.
     Memory: what is looked for (about 40 bytes a token of the items), one shard, and what was found.
     """
     import pyarrow as pa
@@ -75,11 +76,13 @@ def _found(said: Said, finder: Finder, coverage: float, numbers: Numbers) -> Ite
         return
     texts = stream.text_of(hits.starts)
     rows = np.asarray(said.rows, np.int64)[texts]
-    pairs = pairs_of(hits, rows, finder.looked, min(MOST, coverage))
+    pairs = pairs_of(hits, rows, finder.looked, min(NEARBY, coverage))
     for number in range(len(pairs.rows)):
         kind = "whole" if pairs.whole[number] else "words" if pairs.coverage[number] >= coverage else "most"
         if numbers == "keep" and other_numbers(pairs, number, Where(hits, texts, stream.texts), said, finder.looked):
             kind = "numbers"
+        elif kind == "most" and pairs.coverage[number] < MOST:
+            continue
         item = finder.looked.items[int(pairs.items[number])]
         about = {"place": int(pairs.rows[number]), "kind": kind, "score": float(pairs.coverage[number])}
         about |= {"set": item.set, "item": item.key, "position": item.position, "part": item.part}
