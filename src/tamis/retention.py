@@ -27,6 +27,7 @@ from tamis.store import MANIFEST, Store
 
 TRASH = "trash"
 REGISTERED = "pools"  # folder of the columns that are registered, and the kind under which they are noted
+ROWS = ("shard", "rejects")  # a pool folder anywhere may be made of them, and opening it is no use that is noted
 RESUMABLE_DAYS = 7  # a training that was stopped waits so long for somebody to go on with it
 Key = tuple[str, str]  # kind and identity of an entry
 
@@ -35,7 +36,8 @@ Key = tuple[str, str]  # kind and identity of an entry
 class Rules:
     """What stays: the last `keep` finished runs of every recipe, those whose names hold one of `protect`.
 
-    `unused_days`: entries that no run that stays has used for so long go too, whoever made them; None keeps them.
+    `unused_days`: entries that no run that stays has used for so long go too, whoever made them, but for the rows of
+    pools; None keeps them.
     """
 
     keep: int = 10
@@ -136,7 +138,7 @@ def _judge_entries(
     for path in (*_entries(workspace / "store"), *_registered(workspace / REGISTERED)):
         key = _key(path)
         last = verbs.get(key, "")
-        unused = oldest is not None and max(last, _written(path)) < oldest
+        unused = oldest is not None and key[0] not in ROWS and max(last, _written(path)) < oldest
         if key not in wanted and (unused or (key in of_gone and key not in verbs)):
             found.entries[path] = size_of(path)
         else:
