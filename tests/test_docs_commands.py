@@ -74,6 +74,30 @@ NOT_RUN = {  # a line of a page -> (why it is not run, what is run in its place)
     ),
     "cd deploy && cp .env.example .env": ("the reader's folder is no checkout", "test -s {root}/deploy/.env.example"),
     "docker compose up -d --build": ("pulls images", "test -s {root}/deploy/compose.yaml"),
+    "pip install 'tamis[ray]'": ("installs from a registry", "grep -q '^ray = ' {root}/pyproject.toml"),
+    "export RAY_ADDRESS=10.0.0.7:6379": ("a cluster that is not there", "true"),
+    "tamis run less --engine ray --workspace /shared/tamis": (
+        "over a cluster; test_ray.py runs one of this machine",
+        "tamis check less",
+    ),
+    "tamis ingest 's3://lake/raw/*.jsonl' --out pool": (
+        "needs a bucket; test_remote.py reads one",
+        "grep -q 's3://lake/in/' {root}/tests/test_remote.py",
+    ),
+    "tamis scores pool --to s3://lake/scores.parquet": (
+        "needs a bucket",
+        "tamis scores pool --to file://$PWD/lake/scores.parquet",
+    ),
+    "tamis export subset.parquet --to jsonl --out s3://lake/subset.jsonl": (
+        "needs a bucket; test_remote.py writes to one",
+        "tamis select pool --with random --budget 10 --out subset.parquet"
+        " && tamis export subset.parquet --to jsonl --out file://$PWD/lake/subset.jsonl",
+    ),
+    "tamis run my.yaml --publish s3://lake/runs": (
+        "needs a bucket; test_remote.py publishes to one",
+        "tamis check less",
+    ),
+    "tamis publish latest --to s3://lake/runs": ("needs a bucket", "tamis publish --help > /dev/null"),
     'command: "accelerate launch --num_processes 8 my_training.py --data {subset} --model {model} --out {out}"': (
         "a launcher over eight devices",
         "tamis check {recipe}",

@@ -240,7 +240,8 @@ def test_an_engine_that_is_not_there_is_refused_with_what_to_install(monkeypatch
         machine(engine="ray", device="cpu")
 
 
-def test_workers_and_what_only_this_process_sees_are_local() -> None:
+def test_workers_and_what_only_this_process_sees_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "installed", lambda: True)
     on = machine(engine="ray", device="cpu")
     assert (on.engine, on.workers, on.processes) == ("ray", 0, 1)
     assert (on.alone.engine, on.alone.workers) == ("local", 1)
