@@ -14,6 +14,7 @@ from tamis.errors import RecipeError
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 Where = tuple[str, ...]
 MOST_VALUES, MOST_LEVELS = 100_000, 100  # of a YAML document
+MOST_BYTES = 1 << 18  # of a recipe; YAML is read at some 50 kB a second of a processor
 NAMED = ("model", "judge", "reference")  # a bare name stands for `{name: …}`
 
 
@@ -45,6 +46,10 @@ def read(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, st
     if path.exists() and not path.is_file():
         raise RecipeError(f"{path}: the recipe is no file (a folder, a pipe or a device)")
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise RecipeError(
+                f"{path}: {size:,} bytes, more than a recipe has ({MOST_BYTES:,}); name files by patterns"
+            )
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
@@ -60,7 +65,7 @@ def read(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, st
     if not isinstance(node, yaml.MappingNode):
         raise RecipeError(f"{path}: a recipe is a mapping of names to settings; see `tamis recipes`")
     check_size(node, str(path))
-    marked.values = _plain(node, (), marked, os.environ if environment is None else environment)
+    marked.values = _plain(node, (), marked, os.environ if environment is None else environment) or {}
     for override in overrides:
         apply_override(marked, override)
     return marked
@@ -105,6 +110,7 @@ def _plain(node: Any, path: Where, marked: Marked, environment: Mapping[str, str
             found[key] = _plain(value_node, here, marked, environment)
         return found
     if isinstance(node, yaml.SequenceNode):
+        marked.lines |= {(*path, str(place)): item.start_mark.line + 1 for place, item in enumerate(node.value)}
         return [_plain(item, (*path, str(number)), marked, environment) for number, item in enumerate(node.value)]
     return _scalar(node, path, marked, environment)
 

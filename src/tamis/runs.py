@@ -242,7 +242,7 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
         if chosen is not None and main is not None
         else None,
         "seeds": {stage.name: stage.settings["seed"] for stage in recipe.stages if "seed" in stage.settings},
-        "cleaning": [done.about() for done in conductor.cleaned],
+        "cleaning": [{**done.about(), "seconds": done.seconds} for done in conductor.cleaned],
         "funnel": _funnel(whole, len(pool), conductor.cleaned, chosen),
         "notes": _notes(conductor),
         "fits": [fit.facts() for fit in work.work.fits],

@@ -81,7 +81,7 @@ def carry_out(pool: str, steps: str, out: Path | None, work: Any, sets: list[str
     for one in done:
         lines += ["", *_about(one)] if one.facts or one.notes else []
     lines += ["", f"{done[0].read:,} rows in, {len(left):,} left: {place}"]
-    about = [{**one.about(), "made": one.made} for one in done]
+    about = [{**one.about(), "made": one.made, "seconds": one.seconds} for one in done]
     output.result({"pool": str(place), "rows": len(left), "steps": about}, lines)
 
 

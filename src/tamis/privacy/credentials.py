@@ -45,8 +45,9 @@ LACKING = "credentials are found by detect-secrets, which is missing: pip instal
 LONGEST = 4000  # characters of a line that are looked at
 SHORTEST = 4  # of a password in an address: shorter ones stand elsewhere in the line too
 _NAME = r"(?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
-_BLOCK = re.compile(rf"-----BEGIN {_NAME}.*?(?:-----END {_NAME}|\Z)", re.DOTALL)
-_EMPTY_BLOCK = re.compile(r"PRIVATE KEY(?: BLOCK)?-----\s*(?:\.{3}|…|\[|<|-----END|\Z)")
+_BLOCK = re.compile(rf"-----BEGIN {_NAME}(?P<body>.*?)(?P<end>-----END {_NAME}|\Z)", re.DOTALL)
+_BREAK = r"(?:\s|\\n)*"  # line ends, also written out as in JSON
+_BODY = re.compile(rf"{_BREAK}(?:[\w-]+:[^\n]*\n\s*)*(?:[A-Za-z0-9+/=]{{20,}}{_BREAK})+")
 
 
 def find(text: str, kinds: Sequence[str] = KINDS) -> list[Span]:
@@ -65,10 +66,13 @@ def find(text: str, kinds: Sequence[str] = KINDS) -> list[Span]:
 
 
 def _blocks(text: str) -> Iterator[Span]:
-    if "PRIVATE KEY" in text:
-        for match in _BLOCK.finditer(text):
-            if not _EMPTY_BLOCK.search(match[0]):
-                yield Span(match.start(), match.end(), PRIVATE_KEY)
+    if "PRIVATE KEY" not in text:
+        return
+    for match in _BLOCK.finditer(text):
+        body = _BODY.match(match["body"])
+        if body is not None:
+            end = match.end() if match["end"] else match.start("body") + body.end()
+            yield Span(match.start(), end, PRIVATE_KEY)
 
 
 def _in_line(line: str, start: int, kind: str, plugin: Any) -> Iterator[Span]:

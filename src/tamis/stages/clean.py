@@ -68,9 +68,9 @@ class Done:
         return f"{self.step} {self.dropped:,} dropped{changed}"
 
     def about(self) -> dict[str, Any]:
-        """As the history of the pool and the manifest of a run keep it: what does not depend on who ran it."""
+        """As the history of the pool and the manifest of a run keep it: what does not depend on when it was done."""
         plain = {**dataclasses.asdict(self), "notes": list(self.notes), "tables": list(self.tables)}
-        return {key: value for key, value in plain.items() if key != "made"}
+        return {key: value for key, value in plain.items() if key not in ("made", "seconds")}
 
 
 @dataclass(frozen=True)
