@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tamis.api.changing import diff
 from tamis.changes import changes, previous, summary
 from tamis.cli.changing import text
 from tamis.errors import DataError
@@ -169,3 +170,17 @@ def test_previous_is_the_last_finished_run_of_the_same_recipe(sides: tuple[Side,
     assert previous(tmp_path, sides[1].folder, {"name": "other"}) is None
     with pytest.raises(DataError, match="did not finish"):
         Side.of(tmp_path / "1-stopped")
+
+
+def test_runs_are_found_by_name_and_by_order(tmp_path: Path, sides: tuple[Side, Side]) -> None:
+    runs = tmp_path / "ws" / "runs"
+    runs.mkdir(parents=True)
+    for side in sides:
+        side.folder.rename(runs / side.folder.name)
+    (runs / "3-running").mkdir()
+    found = diff(work=tmp_path / "ws")
+    assert (found["before"]["run"], found["after"]["run"]) == ("1", "2")
+    assert diff("1", runs / "2", work=tmp_path / "ws")["subset"] == found["subset"]
+    assert diff("2", "1", work=tmp_path / "ws")["subset"]["stayed"] == 1
+    with pytest.raises(DataError, match="no finished run of less before 1"):
+        diff("previous", "1", work=tmp_path / "ws")

@@ -164,6 +164,11 @@ def _compared(before: Side, after: Side) -> dict[str, Any]:
     return {"verdict": {"before": old.get("verdict"), "after": new.get("verdict")}, "arms": arms, **about}
 
 
+def counted(rows: int) -> str:
+    """1 row, 2 rows."""
+    return f"{rows:,} row{'s' * (rows != 1)}"
+
+
 def summary(found: Mapping[str, Any]) -> list[str]:
     """What changed in a few sentences, for reports and manifests."""
     files, moved = found["files"], found["subset"]
@@ -177,8 +182,8 @@ def summary(found: Mapping[str, Any]) -> list[str]:
     )
     for verb in ("entered", "left"):
         reasons = "; ".join(f"{why}: {count:,}" for why, count in moved[verb]["reasons"].items())
-        lines.append(f"{moved[verb]['rows']:,} rows {verb} the subset{f' ({reasons})' if reasons else ''}.")
-    lines.append(f"{moved['stayed']:,} rows stayed in it.")
+        lines.append(f"{counted(moved[verb]['rows'])} {verb} the subset{f' ({reasons})' if reasons else ''}.")
+    lines.append(f"{counted(moved['stayed'])} stayed in it.")
     if found["settings"]:
         lines.append(f"Settings changed: {', '.join(one['setting'] for one in found['settings'])}.")
     verdict = found["comparison"].get("verdict", {})

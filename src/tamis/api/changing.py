@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tamis.api.places import Place, work_of
+if TYPE_CHECKING:
+    from tamis.api.places import Place
 
 
 def diff(before: str | Path = "previous", after: str | Path = "latest", work: Place = None) -> dict[str, Any]:
@@ -19,10 +21,16 @@ def diff(before: str | Path = "previous", after: str | Path = "latest", work: Pl
     from tamis.runs import latest
     from tamis.sides import Side
 
-    runs = work_of(work).runs
+    if work is None or isinstance(work, (str, Path)):  # no model and no machine is needed
+        root = Path(work or os.environ.get("TAMIS_WORKSPACE") or ".tamis")
+    else:
+        root = work.root
+    runs = root.resolve() / "runs"
     last = next(finished(runs), None) if str(after) == "latest" else None
     new = last or Side.of(latest(runs, str(after)))
-    old = previous(new.folder.parent, new.folder, new.manifest) if str(before) == "previous" else None
-    if old is None and str(before) == "previous":
+    if str(before) != "previous":
+        return changes(Side.of(latest(runs, str(before))), new)
+    old = previous(new.folder.parent, new.folder, new.manifest)
+    if old is None:
         raise DataError(f"there is no finished run of {new.manifest.get('name')} before {new.folder.name}")
-    return changes(old or Side.of(latest(runs, str(before))), new)
+    return changes(old, new)

@@ -35,7 +35,7 @@ def text(found: Mapping[str, Any]) -> Iterator[str]:
         ("Files", list(_files(found["files"]))),
         ("Rows", _rows(found["rows"])),
         ("Subset", list(_subset(found["subset"]))),
-        ("Settings", [f"{one['setting']}: {one['before']} -> {one['after']}" for one in found["settings"]]),
+        ("Settings", [_setting(one) for one in found["settings"]]),
         ("Scores", _columns(found["columns"])),
         ("Comparison", list(_comparison(found["comparison"]))),
         ("Fits", [f"{one['name']}: {_fit(one)}" for one in found["fits"]]),
@@ -45,6 +45,11 @@ def text(found: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"  {line}" for line in lines)
 
 
+def _setting(one: Mapping[str, Any]) -> str:
+    old, new = ("not set" if one[side] is None else one[side] for side in ("before", "after"))
+    return f"{one['setting']}: {old} -> {new}"
+
+
 def _files(files: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"+ {one['name']}  {one['rows']:,} rows" for one in files["added"])
     yield from (f"- {one['name']}  {one['rows']:,} rows" for one in files["removed"])
@@ -52,7 +57,7 @@ def _files(files: Mapping[str, Any]) -> Iterator[str]:
         what = "grew at its end" if one["grew"] else "changed"
         yield f"~ {one['name']}  {one['rows_before']:,} -> {one['rows']:,} rows, {what}"
     if any(files[kind] for kind in ("added", "removed", "changed")):
-        yield f"  {files['unchanged']} files are as they were"
+        yield f"  unchanged: {files['unchanged']}"
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
