@@ -49,7 +49,8 @@ def to_json() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     root, own = logging.getLogger(), logging.getLogger("tamis")
-    root.handlers, own.handlers, _events.handlers = [handler], [handler], [handler]
+    root.handlers, own.handlers = [handler, *_kept(root)], [handler, *_kept(own)]
+    _events.handlers = [handler]
     own.setLevel(logging.INFO)
     own.propagate = False
     _events.setLevel(logging.INFO)
@@ -60,9 +61,15 @@ def take_over(library: str) -> None:
     """Let a library's own handlers for the terminal write JSON lines too; its level stays, and so do other handlers."""
     for name in [library, *(name for name in logging.root.manager.loggerDict if name.startswith(f"{library}."))]:
         logger = logging.getLogger(name)
-        ours = [one for one in logger.handlers if "Console" not in type(one).__name__]
-        if len(ours) < len(logger.handlers):
-            logger.handlers = [*ours, *logging.getLogger("tamis").handlers]
+        kept = _kept(logger)
+        if len(kept) < len(logger.handlers):
+            logger.handlers = [*kept, *_events.handlers]
+
+
+def _kept(logger: logging.Logger) -> list[logging.Handler]:
+    """Handlers that write elsewhere than to the terminal: to Prefect's server, to a file."""
+    shows = logging.StreamHandler
+    return [one for one in logger.handlers if not isinstance(one, shows) or isinstance(one, logging.FileHandler)]
 
 
 def event(kind: str, facts: dict[str, Any]) -> None:
