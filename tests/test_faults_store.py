@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -24,12 +25,16 @@ from tamis import recipe as recipes
 from tamis.engine import machine
 from tamis.errors import DataError, GateError, StoreError
 from tamis.ingest import ingest
+from tamis.models import ModelRef
 from tamis.pool import MANIFEST as POOL
-from tamis.pool import ROWS, Pool
+from tamis.pool import ROWS, Pool, Shard
 from tamis.stages import room
 from tamis.stages.conduct import Conductor
+from tamis.stages.measure import measure
 from tamis.stages.workspace import Workspace
 from tamis.store import MANIFEST, Store, save_arrays, scratch, write_text
+from tamis.values import Machine, Need
+from tamis.views import ShardSignals
 
 KEY = "ab" * 16
 ROW = '{"instruction": "add seven", "output": "eleven"}\n'
@@ -272,3 +277,36 @@ def test_a_run_that_the_disk_cannot_hold_is_refused_with_what_is_missing(
         room.check_room(conductor)
     with pytest.raises(GateError):
         room.check_room(conductor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fussy:
+    """A pass that cannot take one row, as long as a file stands there."""
+
+    stands: str
+    revision: ClassVar[int] = 1
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> dict[str, Any]:
+        """One number a row, or an error."""
+        rows = shard.read()
+        if Path(self.stands).exists() and any("eight" in row.messages[0]["content"] for row in rows):
+            raise ValueError("no room for eight")
+        return {"value": np.ones(len(rows), np.float32)}
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
+def test_an_error_in_one_batch_loses_no_row_silently_and_no_finished_one_at_all(tmp_path: Path, workers: int) -> None:
+    data, stands = tmp_path / "rows.jsonl", tmp_path / "stands"
+    data.write_text(ROW * 4 + ROW.replace("seven", "eight") + ROW)
+    stands.touch()
+    work = Workspace(tmp_path / "work", machine(workers=workers, device="cpu"), ModelRef(name="tamis:tiny-lm"))
+    pool = ingest([str(data)], work.store, shard_rows=2)
+    with pytest.raises(ValueError, match="no room for eight"):
+        measure(pool, "fussy", Fussy(stands=str(stands)), work)
+    finished = small.finished(tmp_path / "work", "signal")
+    assert len(finished) == 2, "the shards before it"
+    stands.unlink()
+    found = measure(pool, "fussy", Fussy(stands=str(stands)), work)
+    assert found.made == 1 and finished.items() <= small.finished(tmp_path / "work", "signal").items()
+    assert sum(len(np.load(folder / "value.npy")) for folder in found.folders) == len(pool) == 6
