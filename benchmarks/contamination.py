@@ -40,7 +40,8 @@ from typing import Any
 import numpy as np
 
 import tamis
-from tamis.contamination.items import Rules, items_of, look_for
+from tamis.contamination.items import Rules, items_of
+from tamis.contamination.looking import look_for
 from tamis.contamination.search import search
 from tamis.pool import Pool
 
@@ -73,7 +74,9 @@ EDITS: dict[str, Callable[[str], str]] = {
     "case": lambda text: text.swapcase(),
     "punctuation away": lambda text: re.sub(r"[^\w\s]|_", "", text),
     "punctuation to spaces": lambda text: re.sub(r"[^\w\s]|_", " ", text),
-    "other punctuation": lambda text: text.replace(",", ";").replace(".", " .").replace("'", "’").replace("?", " ?!"),
+    "other punctuation": lambda text: (
+        text.replace(",", ";").replace(".", " .").replace("'", "\u2019").replace("?", " ?!")
+    ),
     "white space": lambda text: "  " + re.sub(r"\s+", "\n ", text) + " ",
     "frame": framed,
     "all": lambda text: framed(re.sub(r"\s+", "  ", re.sub(r"[^\w\s]|_", "", text.upper()))),
@@ -280,7 +283,8 @@ def likeness(item: Mapping[str, Any], row: Mapping[str, Any]) -> float:
 
 
 WRAPPING = re.compile(
-    r"^Please (?:choose|answer)[^:]*: |\s*(?:\n\(?A\)|\n+(?:Answer|Solution|Option) ?1|The options:|\n+Answer format).*",
+    r"^Please (?:choose|answer)[^:]*: "
+    r"|\s*(?:\n\(?A\)|\n+(?:Answer|Solution|Option) ?1|The options:|\n+Answer format).*",
     re.DOTALL,
 )
 
@@ -294,8 +298,31 @@ def there(
     pool: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> Iterator[tuple[int, str]]:
     """Rows of the pool in which an item, or the question of one with choices, stands letter for letter."""
+    whole, inside = sought(evaluation)
+    for number, row in enumerate(pool):
+        for text in texts_of(row):
+            yield from ((number, name) for piece in pieces(text) for name in whole.get(piece, ()))
+            letters = plain(text)
+            yield from (
+                (number, name) for size, heads in inside.items() if heads for name in held(letters, size, heads)
+            )
+
+
+Heads = dict[str, list[tuple[str, str]]]
+
+
+def held(letters: str, size: int, heads: Heads) -> Iterator[str]:
+    """Sets of which an item stands in some letters."""
+    for start in range(len(letters) - size + 1):
+        for item, name in heads.get(letters[start : start + size], ()):
+            if letters.startswith(item, start):
+                yield name
+
+
+def sought(evaluation: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[dict[str, set[str]], dict[int, Heads]]:
+    """Letters of short items, and of the others by their first 24 or 8 letters; and of which set they are."""
     whole: dict[str, set[str]] = defaultdict(set)
-    inside: dict[int, dict[str, list[tuple[str, str]]]] = {size: defaultdict(list) for size in (24, 8)}
+    inside: dict[int, Heads] = {size: defaultdict(list) for size in (24, 8)}
     for name, items in evaluation.items():
         for asked in {one for item in items for one in (prompt_of(item), question_of(prompt_of(item)))}:
             letters = plain(asked)
@@ -304,17 +331,7 @@ def there(
                 whole[letters].add(name)
             else:
                 inside[size][letters[:size]].append((letters, name))
-    for number, row in enumerate(pool):
-        for text in texts_of(row):
-            letters = plain(text)
-            yield from ((number, name) for piece in pieces(text) for name in whole.get(piece, ()))
-            for size, heads in inside.items():
-                if not heads:
-                    continue
-                for start in range(len(letters) - size + 1):
-                    for item, name in heads.get(letters[start : start + size], ()):
-                        if letters.startswith(item, start):
-                            yield number, name
+    return whole, inside
 
 
 def pieces(text: str) -> Iterator[str]:

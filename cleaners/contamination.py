@@ -113,7 +113,8 @@ class Contamination:
         import pyarrow as pa
 
         from tamis.contamination.embedded import near
-        from tamis.contamination.items import Rules, items_of, look_for
+        from tamis.contamination.items import Rules, items_of
+        from tamis.contamination.looking import look_for
         from tamis.contamination.search import search
 
         items = items_of((one.pool for one in view.against), self.of)

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import tiny
 from tamis.cleaners.contamination import Contamination
-from tamis.contamination.items import SHORT, Item, Rules, items_of, look_for
+from tamis.contamination.items import SHORT, Item, Rules
 from tamis.contamination.letters import LETTER, Stream, classes, folded, offsets_of
+from tamis.contamination.looking import look_for
 from tamis.contamination.search import search
 from tamis.errors import GateError, RecipeError
 from tamis.pool import Pool
@@ -90,12 +91,13 @@ def plain_coverage(items: Sequence[str], texts: Sequence[str], n: int, header: i
     return {place: share for place, share in answer.items() if share > 0}
 
 
-words = st.lists(st.sampled_from("to be or not that is the question 7 12".split()), max_size=26)
+word = st.sampled_from("to be or not that is the question 7 12".split())
+words = st.lists(word, max_size=26)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
-    st.lists(words.filter(lambda own: len(own) >= SHORT), min_size=1, max_size=6),
+    st.lists(st.lists(word, min_size=SHORT, max_size=26), min_size=1, max_size=6),
     st.lists(words, max_size=3),
     st.data(),
 )
@@ -120,7 +122,7 @@ EDITS = {
     "upper case": str.upper,
     "no punctuation": lambda text: re.sub(r"[^\w\s]", "", text),
     "punctuation to spaces": lambda text: re.sub(r"[^\w\s]", " ", text),
-    "other punctuation": lambda text: text.replace(",", " --").replace("'", "’").replace(".", "!"),
+    "other punctuation": lambda text: text.replace(",", " --").replace("'", "\u2019").replace(".", "!"),
     "white space": lambda text: f"\n\n {text}  ".replace(" ", "\u00a0\n\t "),
     "no spaces behind stops": lambda text: re.sub(r"([.,;]) ", r"\1", text),
     "full width": lambda text: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text),
@@ -155,11 +157,15 @@ def test_other_numbers_hide_an_item_and_are_named_so(tmp_path: Path) -> None:
         ("Work out 66 + 11 * 4 step by step.", "Work out 66 + 1 * 14 step by step.", "numbers"),
         ("Compute 80 * 90.", "Compute 80 / 90.", "numbers"),
         ("Compute 80 * 90.", "compute 80 90", "whole"),
-        ("It costs 1,200 dollars a month, how much is that in a year?", "it costs 1200 dollars a month how much is that in a year", "words"),
-        ("It costs 1,200 dollars a month, how much is that in a year?", "It costs 1200 dollars a month. How much is that in a year", "words"),
-        ("What are the numbers 12 3 and 7 in words of French, please?", "What are the numbers 1 23 and 7 in words of French, please?", "numbers"),
+        (
+            "It costs 1,200 a month, how much is that in a year?",
+            "it costs 1200 a month how much is that in a year",
+            "words",
+        ),
+        ("What are the numbers 12 3 and 7 in French?", "What are the numbers 1 23 and 7 in French?", "numbers"),
+        ("What are the numbers 12 3 and 7 in French?", "What are the numbers 123 and 7 in French?", "numbers"),
     ],
-)  # fmt: skip
+)
 def test_numbers_that_are_cut_otherwise_are_other_numbers(tmp_path: Path, item: str, text: str, kind: str) -> None:
     assert {line["kind"] for line in found(tmp_path, asked(item), [row(0, text, "x")])} == {kind}
 
@@ -227,8 +233,8 @@ def test_the_shorter_an_item_is_the_more_must_it_stand_alone(tmp_path: Path, ite
 
 
 def test_scripts_without_spaces_are_read_by_the_character(tmp_path: Path) -> None:
-    chinese = "黑豹队的防守只丢了 308分，在联赛中排名第六，同时也以 24 次拦截领先国家橄榄球联盟。"
-    rows = [row(0, "请看：" + chinese.replace("，", " ,\n"), "好"), row(1, chinese.replace("308", "309"), "好")]
+    chinese = "黑豹队的防守只丢了 308分\uff0c在联赛中排名第六\uff0c同时也以 24 次拦截领先国家橄榄球联盟。"
+    rows = [row(0, "请看\uff1a" + chinese.replace("\uff0c", " ,\n"), "好"), row(1, chinese.replace("308", "309"), "好")]
     lines = found(tmp_path, asked(chinese), rows)
     assert {(line["place"], line["kind"]) for line in lines} == {(0, "words"), (1, "numbers")}
 
@@ -237,7 +243,7 @@ def test_scripts_without_spaces_are_read_by_the_character(tmp_path: Path) -> Non
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.text(max_size=60), st.text(alphabet="aÄß½ﬁ\u0301'’.\n 12黑Ⅳ\u0939\u093f\ud800", max_size=30))
+@given(st.text(max_size=60), st.text(alphabet="aÄß½ﬁ\u0301'\u2019.\n 12黑Ⅳ\u0939\u093f\ud800", max_size=30))
 def test_the_letters_of_a_text_are_those_of_the_stream_and_know_where_they_come_from(first: str, second: str) -> None:
     stream = Stream.of([first, second])
     for number, text in enumerate((first, second)):
@@ -248,7 +254,7 @@ def test_the_letters_of_a_text_are_those_of_the_stream_and_know_where_they_come_
 
 
 def test_spans_are_the_very_text_in_the_message_they_name(tmp_path: Path) -> None:
-    dressed = "Ünd só: “" + ITEM.replace("eggs", "ÉGGS") + "” – ok?"
+    dressed = "Ünd só: “" + ITEM.replace("eggs", "ÉGGS") + "” \u2013 ok?"
     rows = [row(0, OTHER, "no", dressed, "32"), row(1, "x", dressed + " " + OTHER)]
     lines = found(tmp_path, asked(ITEM), rows)
     assert [(line["field"], line["message"]) for line in lines] == [("messages", 2), ("messages", 1)]

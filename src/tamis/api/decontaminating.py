@@ -46,8 +46,8 @@ def decontaminate(
     """Evaluation items in a pool or a subset; `action: drop` makes a pool without the rows that hold one.
 
     `data`: a pool, its folder, data files; a subset, its file, or a run folder, of which the selected rows are looked
-    at. `against`: evaluation files, a list of them, or pools. `settings`: those of the cleaner `contamination` (`of`, `n`,
-    `coverage`, `numbers`, `shared`, `header`, `embed`, …). `out`: folder for the pool that is left. `model`: whose
+    at. `against`: evaluation files, a list of them, or pools. `settings`: those of the cleaner `contamination` (`of`,
+    `n`, `coverage`, `numbers`, `shared`, `header`, `embed`, …). `out`: folder for the pool that is left. `model`: whose
     hidden states `embed` compares. Raises GateError (exit code 3) with `action="fail"` where anything is found,
     RecipeError for wrong settings.
     """

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tamis.contamination.items import LEAST, SEED, SHORT, Looked, Runs
+from tamis.contamination.items import LEAST, SHORT
 from tamis.contamination.letters import Stream
+from tamis.contamination.looked import SEED, Looked, Runs
 from tamis.values import text_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ FIELDS = ("messages", "chosen", "rejected")
 
 @dataclass(frozen=True)
 class Said:
-    """Every text of the rows of a shard: `texts[i]` is message `places[i]` of the field `fields[i]` of row `rows[i]`."""
+    """Every text of the rows of a shard: `texts[i]` is message `places[i]` of field `fields[i]` of row `rows[i]`."""
 
     texts: list[str]
     rows: list[int]
@@ -174,7 +175,8 @@ class Pairs:
 def pairs_of(hits: Hits, rows: NDArray[np.int64], looked: Looked, needed: float) -> Pairs:
     """Rows and items of which at least the share `needed` of the tokens that count was found; all of a strict one.
 
-    Of an item with choices that share of the tokens in front of them is enough. `rows` (h,): the row of every hit. Tokens found in several messages of a row add up.
+    Of an item with choices that share of the tokens in front of them is enough. `rows` (h,): the row of every hit.
+    Tokens found in several messages of a row add up.
     """
     import numpy as np
 

@@ -47,7 +47,7 @@ def classes() -> NDArray[np.uint8]:
         part[part == LETTER] = ALONE
     found[[ord("'"), 0x2019, 0x02BC]] = APOSTROPHE
     found[[ord("\n"), ord("\r"), 0x2028, 0x2029]] = LINE
-    found[[ord(mark) for mark in ".!?:;。！？：؟"]] = STOP
+    found[[ord(mark) for mark in ".!?:;。\uff01\uff1f\uff1a\u061f"]] = STOP
     return found
 
 
@@ -66,7 +66,7 @@ class Stream:
 
     `letters` (m,) uint32 code points. `texts` (t + 1,) int64: text i has the letters `[texts[i], texts[i + 1])`.
     `tokens` (k,) int64: the letter that every token begins with, in order. `lines` (l,) int64: letters before which a
-    text or a line begins or ends (0 to m, in order); `borders` (b,): those, and where a sentence ends or a colon stands.
+    text or a line begins or ends (0 to m, in order); `borders` (b,): those, and ends of sentences, and colons.
     """
 
     letters: NDArray[np.uint32]

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tamis.contamination.finding import Hits, Pairs, Said
-    from tamis.contamination.items import Item, Looked
+    from tamis.contamination.items import Item
+    from tamis.contamination.looked import Looked
 
 DIGITS = 4  # of a number that is another one
 OPERATORS = frozenset("+-*/=<>^\u00d7\u00f7\u2212\u2264\u2265")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from tamis.contamination.finding import Finder, Hits, Said, pairs_of
-from tamis.contamination.items import Looked
 from tamis.contamination.letters import Stream
+from tamis.contamination.looked import Looked
 from tamis.contamination.numerals import Where, offsets, other_numbers
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ Numbers = Literal["keep", "any"]
 def schema() -> pa.Schema:
     """Arrow schema of the table of spans: one line a span, or one for a row near an item by its embedding.
 
-    `place`, `key`: the row. `field` (messages, chosen or rejected), `message` (its number in that field), `start`, `end`
+    `place`, `key`: the row. `field` (messages, chosen or rejected), `message` (its number there), `start`, `end`
     (characters of its content): the span, whose first 300 characters are `text`. `set`, `item`, `position`: file, key
     and position of the evaluation item, `part` (prompt or answer) what of it. `kind`: `words`, `whole` (a short text)
     or `embedding`; `numbers` (other numbers in it) and `most` (not enough of it) do not make a row contaminated.
@@ -48,7 +48,7 @@ def schema() -> pa.Schema:
 def search(pool: Pool, looked: Looked, coverage: float, numbers: Numbers = "keep") -> pa.Table:
     """Every span of every item of which the share `coverage` stands in a row, in the order of the rows.
 
-    Those of which MOST stands there, or NEARBY with other numbers (unless `numbers` is `any`), are told by their `kind`.
+    Those of which MOST is there, or NEARBY with other numbers (unless `numbers` is `any`), have a `kind` of their own.
     Memory: what is looked for (about 40 bytes a token of the items), one shard, and what was found.
     """
     import pyarrow as pa

@@ -76,7 +76,7 @@ def of_kinds(table: pa.Table, kinds: Collection[str]) -> pa.Table:
 
 
 def summary(table: pa.Table, items: Sequence[Item]) -> dict[str, Any]:
-    """Plain facts: rows and items found, by evaluation set, examples; rows that hold an item in other numbers, or most."""
+    """Plain facts: rows and items found, by set, examples; rows that hold an item in other numbers, or most of one."""
     held = of_kinds(table, COUNTED)
     rows = by_row(held)
     others = set(of_kinds(table, {"numbers"}).column("place").to_pylist()) - set(rows)

@@ -92,8 +92,8 @@ def find(
 def leaks_of(pool: Pool, subset: Subset, held_out: Pool, work: Workspace, gate: Gate) -> dict[str, Any]:
     """Evaluation items of a comparison in its selected rows, and in the pool that the baselines are drawn from.
 
-    `{"subset": facts, "pool": facts}` (`tamis.contamination.tables.summary`), or nothing with `ignore`. What is found is
-    a warning of the run, in its manifest and report. GateError with `fail` where there is any, before anything trains.
+    `{"subset": facts, "pool": facts}` (`tamis.contamination.tables.summary`), or nothing with `ignore`. What is found
+    is a warning of the run, in its manifest and report. GateError with `fail` where there is any, before any training.
     """
     import numpy as np
 
