@@ -217,8 +217,10 @@ def load(kind: str, name: str) -> type[Any]:
     try:
         loaded = importlib.import_module(module)
         found: type[Any] = getattr(loaded, attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise RecipeError(f"{kind[:-1]} {name!r} cannot be loaded from {module}:{attribute}: {error}") from error
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise RecipeError(f"{kind[:-1]} {name!r}: {module}:{attribute} is no component (a dataclass)")
     return found
 
 

@@ -32,7 +32,7 @@ _TOKEN = re.compile(
       | (?P<name>[^\W\d]\w*(?:-(?=\w)\w+|\.(?=\w)\w+)*(?:@[\w./+-]*[\w+])?)""",
     re.VERBOSE,
 )
-_LONGEST = 10_000
+_LONGEST, _DEEPEST = 10_000, 100
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,15 @@ def evaluate(text: str, lookup: Lookup, n: int) -> tuple[NDArray[np.bool_], NDAr
     return true, ~true & ~false
 
 
+def _deep(tree: ast.AST) -> bool:
+    level: list[ast.AST] = [tree]
+    for _ in range(_DEEPEST):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return False
+    return True
+
+
 def _used(tree: ast.expr) -> set[str]:
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
@@ -123,6 +132,8 @@ def _parse(text: str) -> _Parsed:
         place = (getattr(error, "offset", None) or 1) + lead
         reason = str(getattr(error, "msg", error))
         raise RecipeError(f"{text!r} is not understood at character {place}: {reason}") from error
+    if _deep(tree):
+        raise RecipeError(f"{text[:80]!r}… is nested more than {_DEEPEST} levels deep; join comparisons with and, or")
     return _Parsed(tree, {word: name for name, word in plain_of.items()}, text)
 
 
