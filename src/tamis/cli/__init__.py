@@ -14,6 +14,7 @@ from tamis.cli import (
     explaining,
     inspecting,
     listing,
+    output,
     pools,
     publishing,
     querying,
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given[:1] == ["list"]:
             listing.answer(given[1:])
         else:
-            with kept():
+            with output.nothing_beside(given), kept():
                 app(args=given, standalone_mode=True)
     except TamisError as error:
         report_failure(error)

@@ -6,10 +6,12 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import IO, Any
 
 _STATE = {"json": False}
+_OUT: list[IO[str]] = []  # standard output, while `nothing_beside` holds what is printed away from it
 
 
 def use_json(on: bool) -> None:
@@ -17,13 +19,31 @@ def use_json(on: bool) -> None:
     _STATE["json"] = on
 
 
+@contextmanager
+def nothing_beside(arguments: Sequence[str]) -> Iterator[None]:
+    """Inside, with `--json`, what libraries print goes to standard error: standard output is for the one object."""
+    if "--json" not in arguments or "--help" in arguments:
+        yield
+        return
+    _OUT.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _OUT.pop()
+
+
+def _out() -> IO[str]:
+    return _OUT[-1] if _OUT else sys.stdout
+
+
 def result(value: Mapping[str, Any], lines: Iterable[str] = (), *, marks: bool = False) -> None:
     """The result of a command: `value` with `--json`, else `lines`, `marks` if our own colours are in them."""
     if _STATE["json"]:
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+        _out().write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
         return
     for line in lines:
-        sys.stdout.write(plain(line, marks=marks) + "\n")
+        _out().write(plain(line, marks=marks) + "\n")
 
 
 def plain(text: str, *, marks: bool = False) -> str:
@@ -52,7 +72,7 @@ def report_failure(error: object) -> None:
     faults = list(error.faults) if isinstance(error, RecipeError) else [str(error)]
     if _STATE["json"]:
         kind = type(error).__name__ if isinstance(error, Exception) else "Stopped"
-        sys.stdout.write(json.dumps({"error": kind, "faults": faults}, ensure_ascii=False) + "\n")
+        _out().write(json.dumps({"error": kind, "faults": faults}, ensure_ascii=False) + "\n")
     from tamis import logs
 
     for fault in faults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -198,8 +199,10 @@ def fit(
         inputs["columns"] = digests_of(columns)
 
     def make(folder: Path) -> dict[str, Any]:
-        view = view_of(pool, read, columns=columns or {})
-        arrays, facts = component.fit(view) if over is None else component.fit(view, over)
+        if over is None:
+            arrays, facts = component.fit(view_of(pool, read, columns=columns or {}))
+        else:
+            arrays, facts = _fit_pass(_FitJob(work.store, component, pool, read, over))
         save_arrays(folder, arrays)
         return dict(facts)
 
@@ -211,6 +214,25 @@ def fit(
     entry, outcome = fitting.entry(fitted)
     work.work.note_fit(outcome)
     return entry, outcome
+
+
+@dataclass(frozen=True)
+class _FitJob:
+    store: Store
+    component: Any
+    pool: Pool
+    read: Mapping[str, Signal]
+    machine: Machine
+
+
+def _fit_pass(job: _FitJob) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What a pass learns of a pool; its model may run, so on a cluster a node does it."""
+    on = job.machine
+    if on.engine != "local":
+        (found,) = map_jobs(_fit_pass, [dataclasses.replace(job, machine=on.alone)], on)
+        return found
+    found = job.component.fit(view_of(job.pool, job.read), on)
+    return found
 
 
 def fitting_of(
