@@ -112,33 +112,47 @@ def _start(ray: Any, on: Machine) -> Callable[[], None]:
     workers = on.workers or len(os.sched_getaffinity(0))
     for left in reversed(range(STARTS)):
         folder = tempfile.mkdtemp(prefix="tamis-ray-", dir="/tmp" if Path("/tmp").is_dir() else None)
-        try:
-            with _handlers_kept():
-                ray.init(
-                    address="local",
-                    num_cpus=max(workers, on.processes) * on.threads,
-                    num_gpus=0 if on.device == "cpu" else None,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.CRITICAL,
-                    object_store_memory=OBJECTS,
-                    _temp_dir=folder,  # short: Ray keeps sockets in it
-                )
+        with _Try() as attempt, _handlers_kept():
+            ray.init(
+                address="local",
+                num_cpus=max(workers, on.processes) * on.threads,
+                num_gpus=0 if on.device == "cpu" else None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                object_store_memory=OBJECTS,
+                _temp_dir=folder,  # short: Ray keeps sockets in it
+            )
+        if attempt.error is None:
             break
-        except Exception as error:  # Ray raises Exception itself where a helper comes up late
-            shutil.rmtree(folder, ignore_errors=True)
-            if not left:
-                raise TamisError(
-                    f"Ray did not come up on this machine in {STARTS} tries: {error} On a machine this busy use "
-                    f"engine: local, or start a cluster with `ray start --head` and name it by {ADDRESS}"
-                ) from error
-            log.warning("Ray did not come up (%s); trying again", error)
+        shutil.rmtree(folder, ignore_errors=True)
+        if not left:
+            raise TamisError(
+                f"Ray did not come up on this machine in {STARTS} tries: {attempt.error} On a machine this busy use "
+                f"engine: local, or start a cluster with `ray start --head` and name it by {ADDRESS}"
+            ) from attempt.error
+        log.warning("Ray did not come up (%s); trying again", attempt.error)
 
     def end() -> None:
         ray.shutdown(wait_for_processes=True)
         shutil.rmtree(folder, ignore_errors=True)
 
     return end
+
+
+class _Try:
+    """Holds what Ray raises where a helper comes up late: Exception itself, and its kin. All else passes."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> _Try:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        late = kind is Exception or (kind is not None and issubclass(kind, (RuntimeError, OSError)))
+        self.error = error if late else None
+        return late
 
 
 @contextmanager

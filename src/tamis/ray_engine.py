@@ -93,15 +93,12 @@ def map_jobs(
         yield from map(function, jobs)
         return
     crew = _crew(on, kept if kept is not None else {}, processes)
-    try:
+    with ExitStack() as unless_kept:
+        unless_kept.callback(crew.close)
         yield from crew.map(function, jobs)
-    except BaseException:
-        crew.close()
-        raise
-    if kept is None:
-        crew.close()
-    else:
-        kept[crew.shape] = crew
+        if kept is not None:
+            unless_kept.pop_all()
+            kept[crew.shape] = crew
 
 
 def _crew(on: Machine, kept: dict[Any, Any], processes: int) -> _Crew:

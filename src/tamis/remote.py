@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +83,15 @@ def send(folder: Path, files: Sequence[Path], to: str) -> list[str]:
     sent: list[str] = []
     with _told(to):
         system, place = _at(to)
-        try:
+        with ExitStack() as unless_all:
+            unless_all.callback(_take_back, system, sent)
             for file in files:
                 target = f"{place.rstrip('/')}/{file.relative_to(folder).as_posix()}"
                 if FOLDERS & set(_protocols(system)):
                     system.makedirs(target.rpartition("/")[0], exist_ok=True)  # of an object store: makes a bucket
                 sent.append(target)
                 system.put_file(str(file), target)
-        except BaseException:
-            _take_back(system, sent)
-            raise
+            unless_all.pop_all()
     return [f"{to.rstrip('/')}/{file.relative_to(folder).as_posix()}" for file in files]
 
 
