@@ -77,6 +77,7 @@ def _lines(found: Any, action: str, out: Path | None) -> list[str]:
         lines += ["", *output.table(rows, ["set", "item", "part", "rows", "held", "by", "text"])]
     if len(found.items) > len(shown):
         lines.append(f"and {len(found.items) - len(shown):,} more items (--items FILE has all)")
+    lines += ["", *facts["examples"]] if facts["examples"] else []
     lines += ["", f"{facts['rows']:,} of {found.rows:,} rows hold {facts['items']:,} of {facts['looked_for']:,} items"]
     for key, what in (("other_numbers", "an item with other numbers"), ("most", "most of an item, and not enough")):
         lines += [f"{facts[key]:,} rows hold {what}; they are not counted"] if facts[key] else []

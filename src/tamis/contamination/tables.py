@@ -105,9 +105,8 @@ def _sets(held: pa.Table, found: pa.Table, items: Sequence[Item]) -> dict[str, d
     return made
 
 
-def _example(line: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("key", "field", "message", "start", "end", "set", "position", "part", "kind")
-    return {name: line[name] for name in names} | {"score": round(line["score"], 4), "text": line["text"][:SHOWN]}
+def _example(line: Mapping[str, Any]) -> str:
+    return f"row {line['key'][:12]} {reason(line, 1)}: {shown(line)}"
 
 
 def items_a_row(table: pa.Table) -> dict[int, int]:
@@ -129,10 +128,7 @@ def refusal(facts: Mapping[str, Any], rows: int) -> str:
         for name, one in facts["sets"].items()
         if one["found"]
     ]
-    said += [
-        f"  row {one['key'][:12]} ({one['score']:.0%} of {one['part']} {one['position']}, {one['set']}): {shown(one)}"
-        for one in facts["examples"]
-    ]
+    said += [f"  {one}" for one in facts["examples"]]
     return "\n".join([*said, "Take the rows out with `action: drop`, or look at all of them with `action: report`."])
 
 
