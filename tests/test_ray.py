@@ -22,7 +22,7 @@ from small import Run, World
 from tamis import ray_cluster, ray_engine
 from tamis.engine import machine, map_jobs
 from tamis.errors import DataError, RecipeError, StoreError
-from tamis.models import ModelRef, content_digest
+from tamis.models import ModelRef, content_digest, folder_of
 from tamis.stages.train import TrainingJob, train_one
 from tamis.store import Store
 from tamis.values import Machine, Seeds
@@ -209,7 +209,7 @@ def test_a_model_that_differs_on_a_node_is_refused_before_a_job_runs(
     monkeypatch.setitem(ray_engine._INSIDE, "worker", False)
     model = ModelRef(name="tamis:tiny-lm")
     job = SimpleNamespace()
-    digest = content_digest(ray_engine.folder_of(model.name))
+    digest = content_digest(folder_of(model.name))
     assert ray_engine.models_in(Trained(model, Inner(model))) == {model.name: digest}
     assert worker.run(square, 4, {model.name: digest}, "") == (16, [])
     with pytest.raises(StoreError, match="is another than on the machine that started the run"):

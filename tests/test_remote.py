@@ -58,7 +58,7 @@ def s3() -> Iterator[str]:
 @pytest.fixture
 def lake(s3: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An empty bucket, with the credentials of somebody who may use it in the environment."""
-    import s3fs
+    import s3fs  # type: ignore[import-untyped]
 
     for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": s3}.items():
         monkeypatch.setenv(name, value)

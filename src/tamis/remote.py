@@ -128,7 +128,7 @@ def told(url: str) -> Iterator[None]:
         raise DataError(f"{url}: this protocol cannot be written to") from error
     except PermissionError as error:
         raise DataError(f"{url}: access denied ({_first(error)}); check the credentials in the environment") from error
-    except (OSError, *_errors()) as error:
+    except (OSError, *_errors()) as error:  # type: ignore[misc]  # mypy knows no tuple that is made here
         raise DataError(f"{url}: {type(error).__name__}: {_first(error)}") from error
 
 

@@ -113,7 +113,6 @@ def plan(
     workspace: Place = Path(".tamis"),
     workers: Workers = None,
     device: Device = None,
-    engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Dry run of a recipe, or of scorers over a pool: passes, rows, tokens, what each arm costs, disk and hours."""
@@ -159,9 +158,7 @@ def _recipe_plan(
     from tamis.stages.plan import plan as make_plan
 
     checked = recipes.load(recipe, overrides)
-    return make_plan(
-        checked, workspace(place, checked.model, **{**checked.machine, **machine_options(workers, device)})
-    )
+    return make_plan(checked, workspace(place, checked.model, **machine_options(workers, device)))  # of this machine
 
 
 @app.command(name="recipes")

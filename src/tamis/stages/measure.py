@@ -229,9 +229,9 @@ def _fit_pass(job: _FitJob) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """What a pass learns of a pool; its model may run, so on a cluster a node does it."""
     on = job.machine
     if on.engine != "local":
-        (found,) = map_jobs(_fit_pass, [dataclasses.replace(job, machine=on.alone)], on)
-        return found
-    found = job.component.fit(view_of(job.pool, job.read), on)
+        (over,) = map_jobs(_fit_pass, [dataclasses.replace(job, machine=on.alone)], on)
+        return over
+    found: tuple[Mapping[str, Any], Mapping[str, Any]] = job.component.fit(view_of(job.pool, job.read), on)
     return found
 
 

@@ -287,7 +287,8 @@ def evaluate_all(jobs: Sequence[EvaluationJob], work: Workspace) -> list[Evaluat
 
 def evaluate(job: EvaluationJob) -> Evaluated:
     """`evaluate_one` by the engine of the job's machine."""
-    return _by_engine(evaluate_one, job)
+    found: Evaluated = _by_engine(evaluate_one, job)
+    return found
 
 
 def _by_engine(function: Callable[[Any], Any], job: TrainingJob | EvaluationJob) -> Any:
