@@ -11,7 +11,7 @@ from tamis.catalogue import build, load
 from tamis.checking import build_unfilled
 from tamis.errors import RecipeError
 from tamis.recipe import Recipe, Stage, scorer_settings
-from tamis.stages.footprint import Sizes, Work
+from tamis.stages.footprint import Sizes, Work, sizes_of
 from tamis.stages.load import folders_of
 from tamis.stages.measure import SHARED
 from tamis.stages.serving import has_model
@@ -84,8 +84,18 @@ def pass_step(recipe: Recipe, stage: Stage, over: Size, target: Size) -> Step:
     if stage.component in known:
         return known[stage.component](recipe, stage, component, over, target)
     if stage.component in SHARED or hasattr(component, "forwards"):
-        return Step(stage.name, stage.component, over.rows, over.tokens, forwards_of(component), over.tokens * 6)
+        return Step(stage.name, stage.component, over.rows, over.tokens, forwards_of(component), bytes_of(component, over.rows, over.tokens))
     return Step(stage.name, f"{stage.component}: {NOT_ESTIMATED}", over.rows, over.tokens, 0.0, estimated=False)
+
+
+def bytes_of(component: Any, rows: int, tokens: int) -> int:
+    """Bytes that the signal of a pass takes at most: by token what the token pass keeps of each, else a few numbers."""
+    if type(component) is not load("passes", "tokens"):
+        return 100 * rows + 6 * tokens
+    vectors = component.pooled + component.pooled_mean + component.pooled_last
+    width = sizes_of(component.model).width if vectors else 0
+    kept = 0 if component.loss == "none" else 16 + 8 * component.top + 4 * component.alone
+    return rows * (100 + 4 * width * vectors) + tokens * kept
 
 
 def forwards_of(component: Any) -> float:

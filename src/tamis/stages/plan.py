@@ -20,6 +20,7 @@ from tamis.stages.estimates import (
     TRAINING_FORWARDS,
     Size,
     Step,
+    bytes_of,
     forwards_of,
     load_step,
     pass_step,
@@ -185,7 +186,7 @@ def pass_steps(view: PoolView, needs: Iterable[Need], work: Workspace) -> Iterat
             continue
         share = asked.rows_left / max(1, len(view))
         done = f"{len(view) - asked.rows_left:,} of {len(view):,} rows"
-        disk = int(tokens * 6 * share)
+        disk = int(bytes_of(asked.component, len(view), tokens) * share)
         yield Step("passes", key, len(view), int(tokens * share), forwards_of(asked.component), disk, done)
 
 
