@@ -60,10 +60,20 @@ class Plan:
 
     @property
     def job_variables(self) -> dict[str, Any]:
-        """Where the worker runs it: the folder that names in the recipe are relative to, and what it inherits."""
+        """Where the worker runs it, and what it inherits."""
         given = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
         quiet = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false", "PREFECT_LOGGING_EXTRA_LOGGERS": "tamis"}
-        return {"working_dir": str(Path.cwd()), "env": {**quiet, **given}}
+        return {"working_dir": self.folder, "env": {**quiet, **given}}
+
+    @property
+    def folder(self) -> str:
+        """Folder that names in the recipe are relative to: the one in which it is deployed."""
+        return str(Path.cwd())
+
+    @property
+    def pull(self) -> list[dict[str, Any]]:
+        """How a worker comes to the folder: it goes there. Without steps it would copy the folder, data and all."""
+        return [{"prefect.deployments.steps.set_working_directory": {"directory": self.folder}}]
 
     @property
     def tags(self) -> list[str]:
@@ -151,6 +161,7 @@ def _check_cron(plan: Plan) -> None:
 
 def _apply(plan: Plan) -> Any:
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.runner.storage import LocalStorage
     from prefect.schedules import Cron, Interval
     from prefect.types.entrypoint import EntrypointType
 
@@ -173,6 +184,7 @@ def _apply(plan: Plan) -> Any:
         ),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    deployment.storage = LocalStorage(path=plan.folder)
     return deployment.apply()
 
 
@@ -180,12 +192,12 @@ def as_file(plans: Sequence[Plan]) -> dict[str, Any]:
     """The same as a `prefect.yaml`, to be kept in git and applied by `prefect deploy --all`."""
     return {
         "name": "tamis",
-        "pull": [],
         "deployments": [
             {
                 "name": plan.title,
                 "description": f"tamis: {plan.recipe} on {plan.workspace}",
                 "entrypoint": ENTRYPOINT,
+                "pull": plan.pull,
                 "parameters": plan.parameters,
                 "tags": plan.tags,
                 "schedules": [plan.schedule] if plan.schedule is not None else [],

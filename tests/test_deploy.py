@@ -103,6 +103,7 @@ def test_two_recipes_on_one_workspace_run_from_their_schedules_in_turn(
         wait_until_idle(place)
     spans = sorted((state["began"], state["ended"]) for state in states)
     assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(spans)), "one at a time"
+    assert "Downloading" not in (tmp_path / "worker.log").read_text(), "the folder of the data is not copied"
     check_folders(place)
     check_events(server, place)
 
@@ -124,7 +125,7 @@ def test_a_file_for_git_and_the_automations_are_what_prefect_takes(
     code, again, err = tamis(world, server, "deploy", "one.yaml", *options)
     assert code == 0 and again["id"] == filed["id"], err
     same = next(one for one in ask(server, "deployments/filter", {}) if one["name"] == "filed")
-    alike = ("entrypoint", "parameters", "job_variables", "concurrency_options", "tags", "work_pool_name")
+    alike = ("entrypoint", "parameters", "job_variables", "concurrency_options", "tags", "work_pool_name", "pull_steps")
     assert {key: filed[key] for key in alike} == {key: same[key] for key in alike}
     assert [one["schedule"]["interval"] for one in (*filed["schedules"], *same["schedules"])] == [3600, 3600]
 
