@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -237,6 +238,15 @@ def test_an_engine_that_is_not_there_is_refused_with_what_to_install(monkeypatch
     monkeypatch.setattr(ray_cluster, "installed", lambda: False)
     with pytest.raises(RecipeError, match=r"pip install 'tamis\[ray\]'"):
         machine(engine="ray", device="cpu")
+
+
+def test_a_cluster_that_does_not_answer_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "installed", lambda: True)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{nobody.getsockname()[1]}")
+        with pytest.raises(RecipeError, match=r"no Ray cluster answers at RAY_ADDRESS=127\.0\.0\.1:.*ray start --head"):
+            machine(engine="ray")
 
 
 def test_workers_and_what_only_this_process_sees_are_local(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,6 +216,10 @@ def machine(
     process each, side by side. Raises RecipeError for an engine that there is not, or that is not installed.
     """
     checked_engine(engine)
+    if engine == "ray":
+        from tamis import ray_cluster
+
+        ray_cluster.reach()
     if device is None:
         device = _device(engine)
     if workers is None and engine == "local":
@@ -247,7 +251,7 @@ def _device(engine: str) -> str:
 
     from tamis import ray_cluster
 
-    if engine == "ray" and os.environ.get(ray_cluster.ADDRESS):
+    if engine == "ray" and ray_cluster.address():
         return ray_cluster.device(Machine(engine="ray"))
     return "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from tamis.values import Machine
 log = logging.getLogger(__name__)
 ADDRESS = "RAY_ADDRESS"
 STARTS = 3  # tries to start a cluster of our own: Ray gives its helpers 15 s, which a busy machine may not keep
+REACH_SECONDS = 10.0
 OBJECTS = 100 << 20  # bytes of Ray's object store: paths and digests travel, never data
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -45,6 +47,30 @@ def check() -> None:
     """RecipeError where Ray is not installed."""
     if not installed():
         raise RecipeError(MISSING)
+
+
+def address() -> str:
+    """Where the cluster is that RAY_ADDRESS names; empty where this machine is to make one."""
+    named = os.environ.get(ADDRESS, "")
+    return "" if named == "local" else named
+
+
+def reach() -> None:
+    """RecipeError where nobody listens at RAY_ADDRESS: Ray itself tries for minutes, in the middle of a run."""
+    host, _, port = address().removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return  # `auto`, or none
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise _nobody(error) from error
+
+
+def _nobody(error: object) -> RecipeError:
+    return RecipeError(
+        f"no Ray cluster answers at {ADDRESS}={address()} ({error}); start one with `ray start --head`, or unset "
+        f"{ADDRESS} to use this machine alone"
+    )
 
 
 @contextmanager
@@ -80,24 +106,22 @@ def _begin(on: Machine) -> Callable[[], None]:
     """Connect; returns what ends it. A connection that somebody else made is used and left alone."""
     check()
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
-    address = os.environ.get(ADDRESS, "")
-    if not address:
+    named = address()
+    if not named:
         os.environ.setdefault(_LOOPBACK, "0")  # read when Ray is imported
     import ray
 
     if ray.is_initialized():
         return _nothing
-    if not address:
+    if not named:
         return _start(ray, on)
+    reach()
     try:
         with _handlers_kept():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=named, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise RecipeError(
-            f"no Ray cluster answers at {ADDRESS}={address} ({error}); start one with `ray start --head`, or unset "
-            f"{ADDRESS} to use this machine alone"
-        ) from error
-    log.info("attached to the Ray cluster at %s", address)
+        raise _nobody(error) from error
+    log.info("attached to the Ray cluster at %s", named)
     return lambda: ray.shutdown()
 
 
