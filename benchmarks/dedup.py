@@ -10,8 +10,9 @@ shingles (prefix filtering, which misses none), made of Python sets.
 Every contender runs in a process of its own, on one thread, on all documents. Seconds are those of the processor, for
 the machine may be shared; loops are compiled before the clock runs. tamis: from texts to groups. datasketch: words to
 shingles to MinHash (128 permutations, its default hash) to MinHashLSH(threshold=0.7), query and insert of every
-document; words are cut for it outside of its time. Recall: true pairs that end in one group, where datasketch's groups are what its
-candidates connect. Precision: of the rows dropped where the first of each group stays, those that exact groups drop.
+document; words are cut for it outside of its time. Recall: true pairs that end in one group, where datasketch's groups
+are what its candidates connect. Precision: of the rows dropped where the first of each group stays, those that exact
+groups drop.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from numpy.typing import NDArray
 
 from tamis.ingest import ingest
 from tamis.passages import of_row
+from tamis.ragged import Ragged
 from tamis.store import Store
 from tamis.words import plain, words_of
 
@@ -219,6 +221,17 @@ def clock() -> Iterator[float]:
         last = now
 
 
+class Held:
+    """Sets in memory, as `Sets` asks for them."""
+
+    def __init__(self, sets: Ragged) -> None:
+        self.sets = sets
+
+    def __call__(self) -> Ragged:
+        """The sets."""
+        return self.sets
+
+
 def tamis_groups(texts: list[str]) -> tuple[NDArray[np.int64], dict[str, float]]:
     """Texts to groups by what the pass `minhash` and the cleaner `near` are made of, in shards of 1,024."""
     from tamis.duplicates.near import Layout, components
@@ -233,7 +246,11 @@ def tamis_groups(texts: list[str]) -> tuple[NDArray[np.int64], dict[str, float]]
         seconds = {"texts to shingles": next(since)}
         made = [signatures(one, PERMUTATIONS, 1) for one in sets]
         seconds["signatures"] = next(since)
-        found = components(made, Sets.of(sets), Layout(*layout(THRESHOLD, PERMUTATIONS, 0.95), THRESHOLD))
+        found = components(
+            lambda: made,
+            Sets.of([Held(one) for one in sets]),
+            Layout(*layout(THRESHOLD, PERMUTATIONS, 0.95), THRESHOLD),
+        )
         seconds["pairs verified and joined"] = next(since)
         say(f"tamis: {found.counts}")
         return found.labels, seconds

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tamis.errors import RecipeError
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tamis.duplicates.deciding import Verdicts
-    from tamis.duplicates.memory import Memory, Seen
+    from tamis.duplicates.memory import Memory, Seen, Segment
     from tamis.duplicates.near import Elders, Layout
     from tamis.duplicates.sets import Sets
     from tamis.views import PoolView
@@ -96,9 +97,7 @@ class Near:
         segments = memory.read() if memory else []
         seen = Seen.of(view, segments) if memory else None
         sets = _sets(view, segments, seen)
-        found = components(
-            [shard["minhash"]["signature"] for shard in view.shards()], sets, layout, _elders(segments, len(view))
-        )
+        found = components(partial(_signatures, view), sets, layout, _elders(segments, len(view)))
         characters = view.signal("minhash", "characters") if self.keep == "longest" else None
         verdicts = decide(view, found.labels, worth(view, self.keep, characters), seen)
         places = verdicts.compared
@@ -106,7 +105,7 @@ class Near:
         if memory and seen is not None and seen.fresh.any():
             memory.extend(_remembered(view, verdicts, values, layout))
         crowded = found.counts["rows in crowded bands"]
-        facts: dict[str, Any] = {**verdicts.counts(), **found.counts, "bands": layout.bands, "band": layout.rows}
+        facts = {**verdicts.counts(), **found.counts, "bands": f"{layout.bands} of {layout.rows} values"}
         return Dropped(
             rows=verdicts.dropped,
             reasons=tuple(map(self._reason, verdicts.names(), values[np.flatnonzero(verdicts.dropped)].tolist())),
@@ -137,30 +136,30 @@ class Near:
         ]
 
 
-def _sets(view: PoolView, segments: Sequence[Any], seen: Seen | None) -> Sets:
+def _signatures(view: PoolView) -> Iterator[NDArray[np.uint32]]:
+    """The signatures of every shard, of which one is open at a time."""
+    for shard in view.shards():
+        yield shard["minhash"]["signature"]
+
+
+def _sets(view: PoolView, segments: Sequence[Segment], seen: Seen | None) -> Sets:
     """Sets of the pool's rows, then of the index's; those that take no part have size 0."""
-    import numpy as np
+    from tamis.duplicates.sets import Sets, Stored
 
-    from tamis.duplicates.sets import Sets
-    from tamis.ragged import Ragged
-
-    signals = [shard["minhash"] for shard in view.shards()]
-    names = ("shingles", "shingles_offsets")
-    parts = [Ragged(*(np.asarray(one[name]) for name in names)) for one in (*signals, *segments)]
-    sets = Sets.of(parts)
+    sets = Sets.of([Stored(folder) for folder in (*view.signal_folders["minhash"], *[one.folder for one in segments])])
     if seen is not None:
         sets.sizes[: len(view)][~seen.fresh] = 0
         sets.sizes[len(view) :][~seen.elder] = 0
     return sets
 
 
-def _elders(segments: Sequence[Any], count: int) -> list[Elders]:
+def _elders(segments: Sequence[Segment], count: int) -> list[Elders]:
     """The bands of the index, with sets numbered behind the pool's `count` rows."""
     import numpy as np
 
     from tamis.duplicates.near import Elders
 
-    starts = np.cumsum([count, *[len(segment["key"]) for segment in segments]])
+    starts = np.cumsum([count, *map(len, segments)])
     return [Elders(one["bands"], one["members"] + start) for one, start in zip(segments, starts.tolist(), strict=False)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.duplicates.memory import Memory
+    from tamis.duplicates.memory import Memory, Segment
     from tamis.views import PoolView
 
 FARTHEST = "farthest"
@@ -24,7 +24,7 @@ POOLED = (("loss", "none"), ("pooled", True))
 
 @dataclass(frozen=True, kw_only=True)
 class Semantic:
-    """Drops rows whose embedding has a cosine of at least `threshold` to that of a row which stands before it (SemDeDup).
+    """Drops rows whose embedding has a cosine of at least `threshold` to that of a row that stands before (SemDeDup).
 
     Embeddings are the model's pooled hidden states or, with `encoder: {name: …}`, those of a sentence encoder, of the
     part of the row that `text` names. Rows are compared inside of `clusters` (k-means; 0: all with all up to 20,000
@@ -49,9 +49,7 @@ class Semantic:
         if not 0 < self.threshold <= 1:
             raise RecipeError(f"semantic: threshold is {self.threshold}; expected a cosine in (0, 1]")
         if self.clusters < 0:
-            raise RecipeError(
-                f"semantic: clusters is {self.clusters}; expected a number of clusters, or 0 to choose it"
-            )
+            raise RecipeError(f"semantic: clusters is {self.clusters}; expected a number, or 0 to choose it")
         if self.keep != FARTHEST:
             column_of(self.keep)
         check_name(self.index)
@@ -139,7 +137,7 @@ class Semantic:
         return notes
 
 
-def _prior(segments: list[Mapping[str, Any]], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _prior(segments: Sequence[Segment], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """(m, d) embeddings of the index. DataError where they are of another model's length."""
     import numpy as np
 

@@ -57,11 +57,13 @@ class Verdicts:
         return tuple(winner.decode() for winner in self.winners[self.dropped].tolist())
 
     def counts(self) -> dict[str, int]:
-        """Rows that leave, and of those the ones whose winner the index has; rows on which the verdict stood."""
-        counts = {"rows": len(self.winners), "dropped": int(self.dropped.sum())}
+        """Groups that lost a row; rows whose verdict the index has, and rows that leave for older ones in it."""
+        import numpy as np
+
+        counts = {"groups": len(np.unique(self.winners[self.dropped]))}
         if self.seen is not None:
+            counts["rows known to the index"] = int((~self.seen.fresh).sum())
             counts["dropped for rows of the index"] = int((self.nodes >= len(self.winners)).sum())
-            counts["known to the index"] = int((~self.seen.fresh).sum())
         return counts
 
 
@@ -95,7 +97,8 @@ def told(view: PoolView, nodes: NDArray[np.int64], seen: Seen | None = None) -> 
     keys = keys_of(view)
     count = len(keys)
     here = nodes < count
-    winners = np.zeros(count, keys.dtype)
+    wide = max(keys.dtype.itemsize, seen.keys.dtype.itemsize, seen.winners.dtype.itemsize) if seen else keys.itemsize
+    winners = np.zeros(count, f"S{wide}")  # a shorter type would cut keys
     winners[here] = np.where(nodes[here] == np.flatnonzero(here), b"", keys[nodes[here]])
     if seen is None:
         return Verdicts(winners, nodes)

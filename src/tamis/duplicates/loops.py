@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numba
-import numpy as np
+from numba import uint32, uint64
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     Wide = NDArray[np.uint64]
@@ -20,26 +21,25 @@ if TYPE_CHECKING:
 
 _compiled = numba.njit(cache=True, nogil=True)
 NOTHING, LETTER, ALONE, JOINT, DIGIT, BREAK, SPACE = range(7)  # classes of characters
-EMPTY = np.uint32(0xFFFFFFFF)
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND = np.uint64(0x94D049BB133111EB)
-_ZERO = np.uint64(ord("0"))
+_STEP = 0x9E3779B97F4A7C15  # those beyond 2^63 are unsigned to numba
+_FIRST = 0xBF58476D1CE4E5B9
+_SECOND = 0x94D049BB133111EB
+_ZERO = ord("0")
 
 
 @numba.njit(inline="always")
 def _mixed(value: Any) -> Any:
     """SplitMix64's finaliser, as `tamis.words.mixed`."""
-    value = (value ^ (value >> np.uint64(30))) * _FIRST
-    value = (value ^ (value >> np.uint64(27))) * _SECOND
-    return value ^ (value >> np.uint64(31))
+    value = (value ^ (value >> uint64(30))) * _FIRST
+    value = (value ^ (value >> uint64(27))) * _SECOND
+    return value ^ (value >> uint64(31))
 
 
 @numba.njit(inline="always")
 def _with(state: Any, code: Any) -> Any:
     """The state of a word's hash after one more character."""
-    state = (state + np.uint64(code) + np.uint64(1)) * _STEP
-    return state ^ (state >> np.uint64(32))
+    state = (state + uint64(code) + uint64(1)) * _STEP
+    return state ^ (state >> uint64(32))
 
 
 @_compiled
@@ -49,7 +49,7 @@ def words(codes: Short, classes: NDArray[np.uint8], zero: bool, hashes: Wide, le
     `codes` (m,): characters. `ends` (texts,): filled with how many words stand before the end of each text. `hashes`,
     `lengths` (at least m): filled. With `zero`, a run of digits counts as the one digit 0.
     """
-    count, text, state, length = 0, 0, np.uint64(0), 0
+    count, text, state, length = 0, 0, uint64(0), 0
     for place in range(len(codes)):
         kind = classes[codes[place]]
         if kind == JOINT and length and place + 1 < len(codes) and classes[codes[place + 1]] in (LETTER, DIGIT):
@@ -66,9 +66,9 @@ def words(codes: Short, classes: NDArray[np.uint8], zero: bool, hashes: Wide, le
             continue
         if length:
             hashes[count], lengths[count] = _mixed(state), length
-            count, state, length = count + 1, np.uint64(0), 0
+            count, state, length = count + 1, uint64(0), 0
         if kind == ALONE:
-            hashes[count], lengths[count] = _mixed(_with(np.uint64(0), codes[place])), 1
+            hashes[count], lengths[count] = _mixed(_with(uint64(0), codes[place])), 1
             count += 1
         elif kind == BREAK:
             ends[text] = count
@@ -89,10 +89,10 @@ def characters(codes: Short, classes: NDArray[np.uint8], zero: bool, hashes: Wid
             gap = begun
         elif not (zero and kind == DIGIT and place and classes[codes[place - 1]] == DIGIT):
             if gap:
-                hashes[count] = _mixed(_with(np.uint64(0), np.uint64(32)))
+                hashes[count] = _mixed(_with(uint64(0), uint64(32)))
                 count += 1
-            code = _ZERO if zero and kind == DIGIT else np.uint64(codes[place])
-            hashes[count] = _mixed(_with(np.uint64(0), code))
+            code = uint64(_ZERO) if zero and kind == DIGIT else uint64(codes[place])
+            hashes[count] = _mixed(_with(uint64(0), code))
             count, begun, gap = count + 1, True, False
     return count
 
@@ -115,10 +115,11 @@ def shingle_sets(hashes: Wide, offsets: Places, n: int, salts: Wide, values: Sho
             for step in range(1, run):
                 state = state * _STEP + hashes[place + step]
             if run < n:
-                state = state * _STEP + np.uint64(run)
-            values[count] = np.uint32(_mixed(state + salts[text]) >> np.uint64(32))
+                state = state * _STEP + uint64(run)
+            values[count] = uint32(_mixed(state + salts[text]) >> uint64(32))
             count += 1
-        own = np.sort(values[first:count])
+        own = values[first:count].copy()
+        own.sort()
         count = first
         for place in range(len(own)):
             if place == 0 or own[place] != own[place - 1]:
@@ -136,7 +137,7 @@ def signatures(values: Short, offsets: Places, factors: Short, summands: Short, 
         for place in range(offsets[text], offsets[text + 1]):
             value = values[place]
             for j in range(len(factors)):
-                hashed = np.uint32(value * factors[j] + summands[j])
+                hashed = uint32(value * factors[j] + summands[j])
                 row[j] = hashed if hashed < row[j] else row[j]
 
 

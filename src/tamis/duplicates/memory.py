@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +29,26 @@ if TYPE_CHECKING:
 MANIFEST = "index.json"
 SEGMENT = "segment"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-KEY = "S64"
 
 
 def check_name(name: str) -> None:
     """RecipeError where a name could not be that of a folder."""
     if name and not _NAME.fullmatch(name):
         raise RecipeError(f"index: {name!r} is no name: write letters, digits, dots, hyphens (at most 64)")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one run added to an index: arrays by name, mapped."""
+
+    folder: Path
+    arrays: Mapping[str, NDArray[Any]]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.arrays[name]
+
+    def __len__(self) -> int:
+        return len(self.arrays["key"])
 
 
 @dataclass(frozen=True)
@@ -83,8 +96,8 @@ class Memory:
             )
         return segments
 
-    def read(self) -> list[Mapping[str, NDArray[Any]]]:
-        """The segments' arrays, mapped. StoreError where one is damaged or gone: it cannot be made anew."""
+    def read(self) -> list[Segment]:
+        """The segments, in order. StoreError where one is damaged or gone: it cannot be made anew."""
         store, found = Store(self.folder), []
         for identity in self._segments:
             entry = store.get(SEGMENT, identity)
@@ -93,7 +106,7 @@ class Memory:
                     f"the index {self.folder.name!r} is damaged: a segment is gone or not what was written; delete "
                     f"{self.folder} and run again over the pools that it had seen"
                 )
-            found.append(load_arrays(entry.path))
+            found.append(Segment(entry.path, load_arrays(entry.path)))
         return found
 
     def extend(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -134,7 +147,7 @@ class Seen:
     elder: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, view: PoolView, segments: list[Mapping[str, NDArray[Any]]]) -> Seen:
+    def of(cls, view: PoolView, segments: Sequence[Segment]) -> Seen:
         """Look the rows of a pool up.
 
         A row never is its own duplicate: it is known by its key. What an index has of a file that belongs to the pool
@@ -143,9 +156,9 @@ class Seen:
         import numpy as np
 
         def joined(name: str, kind: Any) -> NDArray[Any]:
-            return np.concatenate([np.zeros(0, kind), *[segment[name] for segment in segments]]).astype(kind)
+            return np.concatenate([np.zeros(0, kind), *[segment[name] for segment in segments]])
 
-        keys, winners = joined("key", KEY), joined("winner", KEY)
+        keys, winners = joined("key", "S1"), joined("winner", "S1")
         own, origins = keys_of(view), origins_of(view)
         known = last_of(keys, own)
         here = np.isin(joined("origin", np.uint64), origins)  # entries of files that the pool has too
@@ -179,7 +192,10 @@ def keys_of(view: PoolView) -> NDArray[np.bytes_]:
     """(n,) keys of the rows of a pool."""
     import numpy as np
 
-    return np.array(view.pool.table(["key"]).column("key").to_pylist(), KEY)
+    parts = [np.zeros(0, "S1")]
+    for shard in view.pool.shards:
+        parts.append(np.array(shard.table(["key"]).column("key").to_pylist(), "S"))
+    return np.concatenate(parts)
 
 
 def origins_of(view: PoolView) -> NDArray[np.uint64]:

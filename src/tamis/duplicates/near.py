@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_AT_ONCE = 32_000_000  # band hashes in memory at once (a quarter of a gigabyte)
+    Signatures = Callable[[], Iterable[NDArray[np.uint32]]]
+
+_AT_ONCE = 8_000_000  # band hashes in memory at once (64 MB)
 _PAIRS = 1_000_000  # pairs that are held before they are verified
 
 
@@ -46,20 +48,18 @@ class Found:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def components(
-    signatures: Sequence[NDArray[np.uint32]], sets: Sets, layout: Layout, elders: Sequence[Elders] = ()
-) -> Found:
+def components(signatures: Signatures, sets: Sets, layout: Layout, elders: Sequence[Elders] = ()) -> Found:
     """Components of rows of which some pair shares a band and is verified to be as alike as the threshold asks.
 
-    `signatures`: one array a shard, in order. `sets`: of the pool's rows, then of all `elders`. The outcome depends
-    neither on shards nor on the order in which bands are read.
+    `signatures` gives one array a shard, in order, as often as it is called. `sets`: of the pool's rows, then of all
+    `elders`. The outcome depends neither on shards nor on the order in which bands are read.
     """
     import numpy as np
 
-    count = sum(map(len, signatures))
+    whole = np.concatenate([np.zeros(0, np.uint64), *[band_hashes(one, 1, one.shape[1])[:, 0] for one in signatures()]])
+    count = len(whole)
     joining, crowd = Joining(sets, layout.threshold), 0
-    whole = [band_hashes(part, 1, part.shape[1])[:, 0] for part in signatures]
-    _join(joining, np.concatenate([np.zeros(0, np.uint64), *whole]), np.arange(count), least=1.0)
+    _join(joining, whole, np.arange(count), least=1.0)
     twins = joining.roots(np.arange(count)) != np.arange(count)
     own = np.flatnonzero(~twins & (sets.sizes[:count] > 0))  # equal sets are stood in for by the first
     for bands in _blocks(signatures, layout, count):
@@ -73,9 +73,7 @@ def components(
     return Found(joining.roots(np.arange(len(sets))), counts)
 
 
-def _blocks(
-    signatures: Sequence[NDArray[np.uint32]], layout: Layout, count: int
-) -> Iterator[list[tuple[int, NDArray[np.uint64]]]]:
+def _blocks(signatures: Signatures, layout: Layout, count: int) -> Iterator[list[tuple[int, NDArray[np.uint64]]]]:
     """Bands by number, some at a time, so that their hashes fit in memory whatever the number of rows."""
     import numpy as np
 
@@ -83,7 +81,7 @@ def _blocks(
     for start in range(0, layout.bands, at_once):
         stop = min(layout.bands, start + at_once)
         values = slice(start * layout.rows, stop * layout.rows)
-        parts = [band_hashes(part[:, values], stop - start, layout.rows) for part in signatures]
+        parts = [band_hashes(part[:, values], stop - start, layout.rows) for part in signatures()]
         hashes = np.concatenate([np.zeros((0, stop - start), np.uint64), *parts])
         yield [(band, np.ascontiguousarray(hashes[:, band - start])) for band in range(start, stop)]
 

@@ -71,8 +71,8 @@ def nearest_before(
     """For every row of `order`, by place in it, the highest cosine to a prior vector or a row before it, and which.
 
     `vectors` (n, d) of unit length, `prior` (m, d) too. The answer counts the prior ones first: j < m is prior j, m + i
-    the row at `order[i]`. Cosines are rounded to 1e-6; of equal ones the first is taken; -inf where none is before. Time
-    O(k (k / 2 + m) d) for k rows, memory in blocks.
+    the row at `order[i]`. Cosines are rounded to 1e-6; of equal ones the first is taken; -inf where none is before.
+    Time O(k (k / 2 + m) d) for k rows, memory in blocks.
     """
     import numpy as np
 
@@ -115,9 +115,9 @@ def standing(
 ) -> NDArray[np.int64]:
     """(n,) the row that stays for each: itself, another row, or n + a prior one.
 
-    SemDeDup's rule inside every cluster: in the order of worth, greatest first and then by place, a row leaves where its
-    cosine to a prior one or any row before it, staying or not, reaches the threshold. In its place stays who stays for
-    the nearest of those.
+    SemDeDup's rule inside every cluster: in the order of worth, greatest first and then by place, a row leaves where
+    its cosine to a prior one or any row before it, staying or not, reaches the threshold. In its place stays who stays
+    for the nearest of those.
     """
     import numpy as np
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tamis.ragged import Ragged
@@ -12,25 +13,44 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_VALUES = 64_000_000  # shingles in memory at once (a quarter of a gigabyte)
+_VALUES = 16_000_000  # shingles in memory at once (64 MB)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Sets in a folder of arrays, opened when they are read and closed again: mapped files count as memory."""
+
+    folder: Path
+
+    def __call__(self) -> Ragged:
+        """The sets, mapped."""
+        import numpy as np
+
+        names = ("shingles", "shingles_offsets")
+        return Ragged(*(np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names))
 
 
 @dataclass(frozen=True)
 class Sets:
-    """Sets numbered through all `parts`, read from mapped files when they are asked for.
+    """Sets numbered through all `parts`, each of which gives its sets when called.
 
-    `sizes`: (n,) int64 numbers of shingles, or 0 for a set that takes no part.
+    `lengths`: (n,) int64 numbers of shingles. `sizes`: the same, or 0 for a set that takes no part. `starts`: (p + 1,)
+    int64 number of the first set of every part.
     """
 
-    parts: Sequence[Ragged]
+    parts: Sequence[Callable[[], Ragged]]
+    lengths: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    starts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, parts: Sequence[Ragged]) -> Sets:
+    def of(cls, parts: Sequence[Callable[[], Ragged]]) -> Sets:
         """The sets of all parts, one part after another."""
         import numpy as np
 
-        return cls(parts, np.concatenate([np.zeros(0, np.int64), *[part.lengths for part in parts]]))
+        each = [part().lengths for part in parts]
+        lengths = np.concatenate([np.zeros(0, np.int64), *each])
+        return cls(parts, lengths, lengths.copy(), np.cumsum([0, *map(len, each)]))
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -63,12 +83,10 @@ class Sets:
         """The sets of ascending `rows`, flat, and their offsets."""
         import numpy as np
 
-        starts = np.cumsum([0, *[len(part) for part in self.parts]])
-        cuts = np.searchsorted(rows, starts)
-        found, lengths = [np.zeros(0, np.uint32)], [np.zeros(0, np.int64)]
+        cuts = np.searchsorted(rows, self.starts)
+        found = [np.zeros(0, np.uint32)]
         for number, part in enumerate(self.parts):
             if cuts[number + 1] > cuts[number]:
-                places = rows[cuts[number] : cuts[number + 1]] - starts[number]
-                found.append(part.some(places)[1])
-                lengths.append(part.offsets[places + 1] - part.offsets[places])
-        return np.concatenate(found), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+                found.append(part().some(rows[cuts[number] : cuts[number + 1]] - self.starts[number])[1])
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
+        return np.concatenate(found), offsets
