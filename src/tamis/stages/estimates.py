@@ -84,7 +84,14 @@ def pass_step(recipe: Recipe, stage: Stage, over: Size, target: Size) -> Step:
     if stage.component in known:
         return known[stage.component](recipe, stage, component, over, target)
     if stage.component in SHARED or hasattr(component, "forwards"):
-        return Step(stage.name, stage.component, over.rows, over.tokens, forwards_of(component), bytes_of(component, over.rows, over.tokens))
+        return Step(
+            stage.name,
+            stage.component,
+            over.rows,
+            over.tokens,
+            forwards_of(component),
+            bytes_of(component, over.rows, over.tokens),
+        )
     return Step(stage.name, f"{stage.component}: {NOT_ESTIMATED}", over.rows, over.tokens, 0.0, estimated=False)
 
 
