@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 ADDRESS = "RAY_ADDRESS"
 STARTS = 3  # tries to start a cluster of our own: Ray gives its helpers 15 s, which a busy machine may not keep
 REACH_SECONDS = 10.0
+FOLDER = "tamis-ray-"  # and the id of the process: logs and sockets of a cluster of our own
 OBJECTS = 100 << 20  # bytes of Ray's object store: paths and digests travel, never data
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -69,7 +70,8 @@ def reach() -> None:
 def _nobody(error: object) -> RecipeError:
     return RecipeError(
         f"no Ray cluster answers at {ADDRESS}={address()} ({error}); start one with `ray start --head`, or unset "
-        f"{ADDRESS} to use this machine alone"
+        f"{ADDRESS} to use this machine alone; where the cluster wants a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN "
+        "are needed here too"
     )
 
 
@@ -134,8 +136,10 @@ def _start(ray: Any, on: Machine) -> Callable[[], None]:
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"} & os.environ.keys():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray writes one into the user's home
     workers = on.workers or len(os.sched_getaffinity(0))
+    parent = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+    _sweep(parent)
     for left in reversed(range(STARTS)):
-        folder = tempfile.mkdtemp(prefix="tamis-ray-", dir="/tmp" if Path("/tmp").is_dir() else None)
+        folder = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-", dir=parent)
         with _Try() as attempt, _handlers_kept():
             ray.init(
                 address="local",
@@ -162,6 +166,14 @@ def _start(ray: Any, on: Machine) -> Callable[[], None]:
         shutil.rmtree(folder, ignore_errors=True)
 
     return end
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the logs of clusters whose process was killed."""
+    for folder in parent.glob(f"{FOLDER}*-*"):
+        pid = folder.name.removeprefix(FOLDER).partition("-")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Try:
