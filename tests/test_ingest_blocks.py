@@ -74,3 +74,16 @@ def test_workers_give_the_pool_of_one_process(tmp_path: Path, monkeypatch: pytes
     one = ingest(names, Store(tmp_path / "one"), shard_rows=16)
     two = ingest(names, Store(tmp_path / "two"), shard_rows=16, on=Machine(workers=2))
     assert held(two) == held(one) and len(one) > 100
+
+
+def test_a_shard_of_long_rows_ends_at_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tamis.ingest.assembly.SHARD_BYTES", 2000)
+    long = [json.dumps({"text": "x" * (700 if place % 3 else 10)}) for place in range(30)]
+    (tmp_path / "a.jsonl").write_text("\n".join(long), encoding="utf-8")
+    pools = []
+    for rows in (1, 4, 1024):
+        monkeypatch.setattr(readers, "BLOCK_ROWS", rows)
+        pools.append(ingest([str(tmp_path / "a.jsonl")], Store(tmp_path / f"s{rows}")))
+    assert len({pool.digest for pool in pools}) == 1 and len(pools[0]) == 30
+    sizes = [sum(len(row.messages[0]["content"]) for row in shard.read()) for shard in pools[0].shards]
+    assert len(sizes) > 5 and max(sizes) < 2800

@@ -43,15 +43,15 @@ def save(path: Path, pool: Pool, pool_path: Path, subset: Subset) -> None:
     from tamis.store import write_table
 
     places = np.asarray(subset.positions, np.int64)
-    rows = pool.read(places.tolist())
+    rows = pool.table(["key", "file", "position", "source"]).take(places)  # never the texts: a filter may keep them all
     weights = np.ones(len(places), np.float32) if subset.weights is None else subset.weights
     columns: dict[str, Any] = {
         "rank": np.arange(len(places), dtype=np.int32),
-        "key": [row.key for row in rows],
+        "key": rows.column("key"),
         "place": places,
-        "file": [row.file for row in rows],
-        "position": np.array([row.position for row in rows], np.int64),
-        "source": [row.source for row in rows],
+        "file": rows.column("file"),
+        "position": rows.column("position"),
+        "source": rows.column("source"),
         "gain": np.asarray(subset.gains, np.float32),
         "weight": np.asarray(weights, np.float32),
     }

@@ -6,7 +6,7 @@ import hashlib
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +98,9 @@ def _ingest_file(item: Input, store: Store, on: Machine, stamp: Any) -> tuple[En
     raise DataError(f"{item.source.name}: its shards vanish while it is read; is something deleting {store.root}?")
 
 
+SHARD_BYTES = 64 << 20  # of text in a shard, whatever its rows: passes hold a shard in memory
+
+
 @dataclass
 class _Parsing:
     """One walk over a file: rows into shards, the others into `rejects.parquet`."""
@@ -143,13 +146,30 @@ class _Parsing:
     def _keep(self, rows: pa.Table) -> None:
         """Write the shards that these rows complete; the rest waits."""
         self.waiting.append(rows)
-        if sum(map(len, self.waiting)) < self.item.shard_rows:
+        if (
+            sum(map(len, self.waiting)) < self.item.shard_rows
+            and sum(part.nbytes for part in self.waiting) < SHARD_BYTES
+        ):
             return
-        whole, size = self._joined(), self.item.shard_rows
-        full = len(whole) - len(whole) % size
-        for start in range(0, full, size):
-            self._close_shard(whole.slice(start, size))
-        self.waiting = [whole.slice(full)]
+        whole, start = self._joined(), 0
+        for end in self._ends(whole):
+            self._close_shard(whole.slice(start, end - start))
+            start = end
+        self.waiting = [whole.slice(start)]
+
+    def _ends(self, rows: pa.Table) -> Iterator[int]:
+        """Where shards end: at so many rows, or at so many bytes of text. It does not depend on how blocks are cut."""
+        import pyarrow.compute as pc
+
+        lengths = (
+            pc.binary_length(rows.column(name)).to_pylist() for name in ("messages", "chosen", "rejected", "meta")
+        )
+        count = size = 0
+        for end, row in enumerate(zip(*lengths, strict=True), 1):
+            count, size = count + 1, size + sum(row)
+            if count == self.item.shard_rows or size >= SHARD_BYTES:
+                yield end
+                count = size = 0
 
     def _joined(self) -> pa.Table:
         import pyarrow as pa

@@ -12,7 +12,7 @@ from tamis.contents import content_digest
 from tamis.errors import RecipeError
 from tamis.ingest import formats, readers
 from tamis.ingest.readers import Block, Container
-from tamis.ingest.records import EXCERPT, Record, printable
+from tamis.ingest.records import EXCERPT, MAX_BYTES, Record, printable
 from tamis.ingest.sources import Source
 from tamis.ingest.tables import plain
 from tamis.ingest.turns import RowFault
@@ -163,10 +163,18 @@ def storable(row: Row) -> dict[str, Any]:
         raise RowFault("a lone surrogate, which is no Unicode text") from error
     except (TypeError, ValueError, RecursionError) as error:
         raise RowFault(f"the record cannot be written as JSON: {error}"[:EXCERPT]) from error
-    for name in ("messages", "chosen", "rejected", "meta", "tools"):
-        if _too_deep(encoded[name] or ""):
-            raise RowFault(f"nested too deeply: {name} holds more than {MAX_DEPTH} levels of objects and lists")
+    _check_size(encoded)
     return encoded
+
+
+def _check_size(encoded: Mapping[str, Any]) -> None:
+    """Refuse what is too long (rows of tables have no bytes that a reader could count) or nested too deeply."""
+    texts = {name: encoded[name] or "" for name in ("messages", "chosen", "rejected", "meta", "tools")}
+    if sum(map(len, texts.values())) > MAX_BYTES:
+        raise RowFault("longer than 16 MiB")
+    for name, text in texts.items():
+        if _too_deep(text):
+            raise RowFault(f"nested too deeply: {name} holds more than {MAX_DEPTH} levels of objects and lists")
 
 
 def _finite(row: Row) -> dict[str, Any]:

@@ -217,8 +217,9 @@ def _of_records(found: Iterator[Record], rows: int) -> Iterator[Block]:
 
 def _tables(batches: Iterable[pa.RecordBatch]) -> Iterator[Block]:
     for batch in batches:
-        for start in range(0, batch.num_rows, tables.BATCH):
-            part = batch.slice(start, tables.BATCH)
+        step = max(1, min(tables.BATCH, BLOCK_BYTES * batch.num_rows // max(batch.nbytes, 1)))
+        for start in range(0, batch.num_rows, step):
+            part = batch.slice(start, step)
             yield Block(0, part.num_rows, batch=part)
 
 
