@@ -86,12 +86,12 @@ NOT_RUN = {  # a line of a page -> (why it is not run, what is run in its place)
     ),
     "tamis scores pool --to s3://lake/scores.parquet": (
         "needs a bucket",
-        "tamis scores pool --to file://$PWD/lake/scores.parquet",
+        "tamis scores pool --to=file://$PWD/lake/scores.parquet && test -s lake/scores.parquet",
     ),
     "tamis export subset.parquet --to jsonl --out s3://lake/subset.jsonl": (
         "needs a bucket; test_remote.py writes to one",
         "tamis select pool --with random --budget 10 --out subset.parquet"
-        " && tamis export subset.parquet --to jsonl --out file://$PWD/lake/subset.jsonl",
+        " && tamis export subset.parquet --to jsonl --out=file://$PWD/lake/subset.jsonl && test -s lake/subset.jsonl",
     ),
     "tamis run my.yaml --publish s3://lake/runs": (
         "needs a bucket; test_remote.py publishes to one",
