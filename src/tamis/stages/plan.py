@@ -164,11 +164,11 @@ def _cleaning(conductor: Conductor) -> Iterator[Step]:
     conductor.clean(steps[:first])
     for done in conductor.cleaned:
         changed = f", {done.changed:,} changed" if done.changed else ""
-        what = f"{done.step}: {done.dropped:,} rows dropped{changed}"
-        yield Step("clean", what, done.read, 0, 0.0, done=f"{done.read:,} of {done.read:,} rows")
+        what = f"{done.dropped:,} rows dropped{changed}"
+        yield Step(f"clean: {done.step}", what, done.read, 0, 0.0, done=f"{done.read:,} of {done.read:,} rows")
     for step in steps[first:]:
         assert conductor.pool is not None
-        yield Step("clean", f"{step.name}: not carried out in a plan", len(conductor.pool), 0, 0.0, estimated=False)
+        yield Step(f"clean: {step.name}", "not carried out in a plan", len(conductor.pool), 0, 0.0, estimated=False)
 
 
 def _target_size(conductor: Conductor) -> Size:
