@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 EXTRAS = {"s3": "tamis[s3]", "s3a": "tamis[s3]", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 FOLDERS = frozenset({"file", "local", "memory", "sftp", "ssh", "smb", "hdfs", "ftp"})  # where a folder must be made
 MANIFEST = "manifest.json"  # sent last: its presence means that the run is there whole
-LOCAL = frozenset({"pool.json"})  # of a run: where shards lie on this machine
+LOCAL = frozenset({"pool.json", "entries.txt", "state.json"})  # of a run: what only means something on this machine
 _DRIVERS = (  # what drivers raise beside OSError; only those that are installed can be raised
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
