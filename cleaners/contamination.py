@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from tamis.contamination.items import SHORT, Of
 from tamis.contamination.search import MOST, Numbers
 from tamis.encoders import EncoderRef
-from tamis.errors import GateError, RecipeError
+from tamis.errors import DataError, GateError, RecipeError
 from tamis.values import Dropped, Machine, Need
 
 if TYPE_CHECKING:
@@ -97,6 +97,11 @@ class Contamination:
         from tamis.contamination import tables
 
         table, items = self._searched(view, on)
+        refused = sum(int(file.get("quarantined", 0)) for one in view.against for file in one.pool.files)
+        if refused and not items:
+            raise DataError(
+                f"contamination: all {refused:,} rows of the evaluation sets are quarantined: mend the files"
+            )
         held = tables.of_kinds(table, tables.COUNTED)
         facts = tables.summary(table, items)
         if self.action == "fail" and facts["rows"]:
@@ -107,7 +112,7 @@ class Contamination:
         rows[list(best)] = True
         reasons = tuple(tables.reason(best[place], times[place]) for place in sorted(best))
         found = {"contamination.parquet": table, "contaminated_items.parquet": tables.by_item(held, items)}
-        return Dropped(rows=rows, reasons=reasons, facts=facts, notes=self._notes(facts), tables=found)
+        return Dropped(rows=rows, reasons=reasons, facts=facts, notes=self._notes(facts, refused), tables=found)
 
     def _searched(self, view: PoolView, on: Machine) -> tuple[pa.Table, list[Item]]:
         import pyarrow as pa
@@ -124,8 +129,10 @@ class Contamination:
             table = pa.concat_tables([table, near(view, self.cosine, self.encoder, on)])
         return table, items
 
-    def _notes(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    def _notes(self, facts: Mapping[str, Any], refused: int) -> tuple[str, ...]:
         said = []
+        if refused:
+            said.append(f"{refused:,} rows of the evaluation sets are quarantined, and were not looked for")
         if self.action == "report" and facts["rows"]:
             said.append(f"{facts['rows']:,} rows hold {facts['items']:,} evaluation items, and stay")
         if facts["other_numbers"]:
