@@ -5,8 +5,8 @@
 Counts: exact duplicates of T0/P3 and of six overlapping subsets of Alpaca. Filter: GPTeacher's Toolformer set before
 and after upstream's filter (ROUGE similarity 0.6 over instructions, 7,673 rows to 2,396); the rows that `near` drops
 against those that are no longer there, for thresholds 0.4 to 0.9. Dropping every row has the precision that is given as
-`share`, and a recall of 1. Pairs: sets that were made from others row by row; the share of their rows for which `near`
-names the very row that it was made from, and of all the rows of both that it drops beside these.
+`share`, and a recall of 1. Pairs: sets that were made from others row by row; the share of their rows that `near` drops
+for a row of the origin, and how many rows of both it drops beside these.
 """
 
 from __future__ import annotations
@@ -152,16 +152,16 @@ class Truth:
         return table
 
     def pairs(self, origin: str, made: str, settings: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-        """The share of the rows made whose winner is the row that each was made from, by threshold."""
+        """The share of the rows made that leave for a row of the origin, and how many others do, by threshold."""
         first = len(self.pool(origin))
         pool = self.pool(origin, made)
-        places = pool.table(["key", "position"]).to_pydict()
+        keys = pool.table(["key"]).column("key").to_pylist()
+        origins = set(keys[:first])
         table = {}
         for threshold in THRESHOLDS:
             found = self.run(pool, "near", {**settings, "threshold": threshold})
-            origins = {places["position"][at]: places["key"][at] for at in range(first)}
-            winners = dict(zip(np.flatnonzero(found.rows).tolist(), found.winners, strict=True))
-            right = sum(winners.get(at) == origins.get(places["position"][at], "-") for at in range(first, len(pool)))
+            places = np.flatnonzero(found.rows).tolist()
+            right = sum(at >= first and one in origins for at, one in zip(places, found.winners, strict=True))
             table[f"{threshold}"] = {
                 "found": round(right / (len(pool) - first), 4),
                 "dropped_beside": int(found.rows.sum()) - right,

@@ -56,7 +56,7 @@ CHEAP: dict[tuple[str, str], dict[str, Any]] = {
     ("cleaners", "where"): {"keep": "chars > 40 and meta.rating < 2 and source != 'talk'"},
     ("passes", "lengths"): {"model": "{model}"},
     ("passes", "hashes"): {"ngrams": [3]},
-    ("passes", "minhash"): {"permutations": 8, "shingle": 2},
+    ("passes", "minhash"): {"of": "response", "permutations": 8, "shingle": 2},
     ("passes", "language"): {},
     ("passes", "text"): {},
     ("passes", "tokens"): {"model": "{model}", "loss": "all", "alone": True, "pooled": True},

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tamis.errors import RecipeError
-from tamis.values import Need
+from tamis.values import Need, Reason
 from tamis.words import Numbers
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class MinHash:
 
         `shingles` uint32 ragged with `shingles_offsets` (n + 1,) int64: the sorted hashes of a row's shingles, each
         once. `signature` (n, permutations) uint32 (`tamis.minhash`). `characters` (n,) int32: length of the text.
+        `reason` (n,) uint8: `needs an answer` where there is none and the response is what is measured.
         """
         import numpy as np
 
@@ -54,10 +55,12 @@ class MinHash:
 
         rows = shard.read()
         texts = texts_of(rows, self.of)
+        missing = [self.of == "response" and not text.strip() for text in texts]
         sets = shingled(texts, self.shingle, self.unit, self.numbers, salts_of(rows, self.of))
         return {
             "shingles": sets.values,
             "shingles_offsets": sets.offsets,
             "signature": signatures(sets, self.permutations, self.seed),
             "characters": np.array([len(text) for text in texts], np.int32),
+            "reason": np.where(missing, int(Reason.NEEDS_ANSWER), 0).astype(np.uint8),
         }
