@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 BETWEEN, LETTER, DIGIT, ALONE, DROPPED, APOSTROPHE, STOP, LINE = range(8)  # what a character is
 _BASE = 0x9E3779B97F4A7C15  # of the polynomial by which runs of letters are hashed; odd
 _BACK = pow(_BASE, -1, 2**64)
-_ALONE = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF))
-_ALONE += ((0x20000, 0x3FFFF),)  # Thai and Lao, Burmese, Khmer, kana, Han
+_ALONE: tuple[tuple[int, int], ...] = (
+    *((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF)),
+    (0x20000, 0x3FFFF),
+)  # Thai and Lao, Burmese, Khmer, kana, Han
 
 
 def folded(text: str) -> str:
@@ -136,7 +138,7 @@ class Stream:
         """Number of the text that holds each of these letters."""
         import numpy as np
 
-        return np.searchsorted(self.texts, letters, side="right") - 1
+        return np.asarray(np.searchsorted(self.texts, letters, side="right") - 1, np.int64)
 
 
 def _tokens(kinds: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.int64]:
