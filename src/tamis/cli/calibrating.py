@@ -38,7 +38,7 @@ def calibrate(
     output.use_json(json)
     from tamis.api import calibrate as run
 
-    second = {"judge": judge, "reference": reference}
+    second: dict[str, Any] = {"judge": judge, "reference": reference}
     work = open_workspace(workspace, model, max_tokens, workers, device, required=False, **second)
     names = [name.strip() for name in (rising or "").split(",") if name.strip()]
     found = run(pool, column, truth, rising=names, bins=bins, uncertainty=uncertainty, work=work)

@@ -59,7 +59,7 @@ def select(
     settings = settings_of(sets)
     warm_up, utility = (settings.pop(name, {}) for name in ("warm_up", "utility"))
     mixed, weighed = (_named(settings, name, one) for name, one in (("mix", mixer), ("weigh", weigher)))
-    second = {"judge": judge, "reference": reference}
+    second: dict[str, Any] = {"judge": judge, "reference": reference}
     work = open_workspace(workspace, model, max_tokens, workers, device, required=False, refit=refit, **second)
     chosen = run(
         pool,

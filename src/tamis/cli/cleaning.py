@@ -40,7 +40,7 @@ def clean(
 ) -> None:
     """Take rows out of a pool or mend them, step by step; `--set where.keep="chars > 20"` is a step's setting."""
     output.use_json(json)
-    second = {"judge": judge, "reference": reference}
+    second: dict[str, Any] = {"judge": judge, "reference": reference}
     work = open_workspace(workspace, model, max_tokens, workers, device, required=False, **second)
     given = {"target": target or None, "existing": existing or None, "columns": columns or (), "on": on}
     carry_out(pool, steps, out, work, sets, **given)

@@ -167,7 +167,7 @@ def score(
     from tamis import deadline
     from tamis.api import score as run
 
-    second = {"judge": judge, "reference": reference}
+    second: dict[str, Any] = {"judge": judge, "reference": reference}
     work = open_workspace(workspace, model, max_tokens, workers, device, required=False, refit=refit, **second)
     try:
         with deadline.within(max_hours):
@@ -269,7 +269,7 @@ def filter_command(
     output.use_json(json)
     from tamis.api import filter as run
 
-    second = {"judge": judge, "reference": reference}
+    second: dict[str, Any] = {"judge": judge, "reference": reference}
     work = open_workspace(workspace, model, max_tokens, workers, device, required=False, **second)
     chosen = run(pool, where, columns=add or (), on=on, work=work)
     path, rows = chosen.save(out), len(chosen.pool)

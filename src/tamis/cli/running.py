@@ -117,7 +117,7 @@ def plan(
 ) -> None:
     """Dry run of a recipe, or of scorers over a pool: passes, rows, tokens, what each arm costs, disk and hours."""
     output.use_json(json)
-    second = {"judge": judge, "reference": reference}
+    second: dict[str, Any] = {"judge": judge, "reference": reference}
     if scorers is not None:
         from tamis.api import plan as plan_of_scorers
         from tamis.cli.pools import open_workspace, with_settings
