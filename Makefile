@@ -28,7 +28,11 @@ demo: $(DONE)
 test: layout $(DONE)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-test-soak: layout $(DONE)
+$(VENV)/.soak: $(DONE)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,soak]'
+	touch $@
+
+test-soak: layout $(VENV)/.soak
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "soak and not gpu"
 
 test-real: layout $(DONE)
