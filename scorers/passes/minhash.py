@@ -52,10 +52,11 @@ class MinHash:
 
         from tamis.duplicates.shingling import salts_of, shingled, texts_of
         from tamis.minhash import signatures
+        from tamis.passages import of_row
 
         rows = shard.read()
         texts = texts_of(rows, self.of)
-        missing = [self.of == "response" and not text.strip() for text in texts]
+        missing = [self.of == "response" and not of_row(row).answered for row in rows]
         sets = shingled(texts, self.shingle, self.unit, self.numbers, salts_of(rows, self.of))
         return {
             "shingles": sets.values,
