@@ -54,7 +54,7 @@ FILES: dict[str, Callable[[], bytes]] = {
 }
 
 
-def run(*arguments: object, seconds: int = 120) -> tuple[dict[str, Any], int]:
+def run(*arguments: object, seconds: int = 900) -> tuple[dict[str, Any], int]:
     """What the command says as JSON, and the peak of its memory in MB."""
     command = [sys.executable, "-c", "from tamis.cli import main; main()", *map(str, arguments), "--json"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
