@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSecrets:
-    """Puts placeholders such as <AWS_KEY> in the place of keys, tokens and passwords; the row keeps its place.
+    """Puts placeholders such as <AWS_KEY> in the place of keys, tokens and passwords.
 
     They are found by the plugins of detect-secrets (Yelp, Apache-2.0) that know the form of a credential, and private
     keys as whole blocks; nothing is sent anywhere to see whether it is valid. `guess` adds what a name (`password =`)

@@ -28,7 +28,7 @@ RECALL = 0.95  # of pairs just as alike as the threshold; of those more alike, m
 
 @dataclass(frozen=True, kw_only=True)
 class Near:
-    """Drops all but one row of every group of near-duplicates (MinHash, verified Jaccard similarity, union-find).
+    """Drops all but one of near-duplicates: MinHash, verified Jaccard similarity, union-find.
 
     Two rows are near-duplicates where the Jaccard similarity of their sets of shingles is at least `threshold`; groups
     are what such pairs connect. `of`: the whole text, or the prompt or response alone. `shingle`: words (or characters,

@@ -24,7 +24,7 @@ POOLED = (("loss", "none"), ("pooled", True))
 
 @dataclass(frozen=True, kw_only=True)
 class Semantic:
-    """Drops rows whose embedding has a cosine of at least `threshold` to that of a row that stands before (SemDeDup).
+    """Drops rows of nearly equal embeddings but one (SemDeDup).
 
     Embeddings are the model's pooled hidden states or, with `encoder: {name: …}`, those of a sentence encoder, of the
     part of the row that `text` names. Rows are compared inside of `clusters` (k-means; 0: all with all up to 20,000
