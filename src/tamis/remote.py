@@ -128,7 +128,7 @@ def told(url: str) -> Iterator[None]:
         raise DataError(f"{url}: this protocol cannot be written to") from error
     except PermissionError as error:
         raise DataError(f"{url}: access denied ({_first(error)}); check the credentials in the environment") from error
-    except (OSError, *_errors()) as error:  # type: ignore[misc]  # mypy knows no tuple that is made here
+    except _errors() as error:
         raise DataError(f"{url}: {type(error).__name__}: {_first(error)}") from error
 
 
@@ -142,11 +142,11 @@ def _told(url: str) -> Iterator[None]:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Classes of errors of the drivers that are loaded."""
+    """OSError, and classes of errors of the drivers that are loaded."""
     import sys
 
     found = [getattr(sys.modules[module], name) for module, name in _DRIVERS if module in sys.modules]
-    return tuple(found)
+    return (OSError, *found)
 
 
 def _first(error: BaseException) -> str:
