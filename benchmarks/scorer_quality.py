@@ -5,7 +5,8 @@
 Truths: right and wrong solutions of GSM8K questions, originals and expert revisions, TruthfulQA answers, ratings by
 ChatGPT and by three other models (TAMIS_REAL_DATA), at most 1,500 rows each, scored by base-4m (TAMIS_REAL_MODELS);
 rows of the shipped pool with planted faults, and generated traces of list programs with static and with propagating
-noise, scored by tiny-lm. The model that scores is its own judge too. Scorers that ask a model more than twice a row see 200 of them.
+noise, scored by tiny-lm. The model that scores is its own judge too. Scorers that ask a model more than twice a row see
+200 of them.
 
 A figure is AUC (where truth is yes or no; 0.5 is no signal) or Spearman's correlation (0 is none) of the raw column, in
 which high is not always good. Intervals: 400 bootstrap draws of whole prompts, so that answers to one question stay
