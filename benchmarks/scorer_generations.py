@@ -19,16 +19,16 @@ from tamis.store import save_arrays
 from tamis.views import PoolView, ShardSignals
 
 log = logging.getLogger("scorer_quality")
-SKILLS = ("comparison", "tables", "strings")
-TRAINED, EPOCHS = 280, 3  # rows a skill on which tiny-lm is tuned, so that it solves some tasks and not others
+SKILLS = ("sentiment", "counting")
+TRAINED, EPOCHS = 60, 1  # rows a skill on which tiny-lm is tuned, so that it solves some tasks and not others
 SAMPLES, CHECKS = 8, 24
 SCORERS = ("pass-rate", "vps", "think-prune-train", "dart", "sampled-entropy", "semantic-entropy", "variation-ratio")
-VERIFY = {"by": "regex", "pattern": r"(\S+?)\W*$"}  # the last word of an answer
+VERIFY = {"by": "regex", "pattern": r"(?:opinion is|makes|odd one is) (\w+)"}  # what an answer of theirs ends in
 SIMULATED = 1000
 
 
 def tuned(workspace: Path, rows: int) -> tuple[Truth, str]:
-    """Evaluation rows of three skills, and the model tuned on them. True is the rate of 24 other samples."""
+    """Evaluation rows of two skills, and the model tuned on them. True is the rate of 24 other samples."""
     root = Path(tamis.__file__).parent / "data"
     work = tamis.workspace(workspace / "tuning" / "work", "tamis:tiny-lm", max_tokens=256, device="cpu", workers=2)
     clean = workspace / "tuning" / "clean.jsonl"

@@ -5,7 +5,8 @@
 Truths: right and wrong solutions of GSM8K questions, originals and expert revisions, TruthfulQA answers, ratings by
 ChatGPT and by three other models (TAMIS_REAL_DATA), at most 1,500 rows each, scored by base-4m (TAMIS_REAL_MODELS);
 rows of the shipped pool with planted faults, and generated traces of list programs with static and with propagating
-noise, scored by tiny-lm. Scorers that ask a model more than twice a row see 200 of them.
+noise, scored by tiny-lm. The model that scores is its own judge too. Scorers that ask a model more than twice a row see
+200 of them.
 
 A figure is AUC (where truth is yes or no; 0.5 is no signal) or Spearman's correlation (0 is none) of the raw column, in
 which high is not always good. Intervals: 400 bootstrap draws of whole prompts, so that answers to one question stay
@@ -56,7 +57,6 @@ LEFT_OUT = {
     "dataset-complexity": "of groups, not of rows",
     "pair-length": "of preference pairs",
     "pair-perplexity": "of preference pairs",
-    "uit-denoising": "compares versions of one row, which none of these rows has",
 }
 VIEWS = {
     "c4": "passed",
@@ -68,6 +68,7 @@ VIEWS = {
     "ifd": "score",
     "perplexity": "response",
     "length": "response",
+    "uit-denoising": "score",
 }
 
 
@@ -125,13 +126,21 @@ def _generations(found: dict[str, Any], rows: int, workspace: Path) -> None:
     """Scorers of sampled answers, on a tuned model and on a simulated sampler."""
     known, columns, covered = scorer_generations.simulated(workspace)
     found["truths"][known.name] = {"what": known.what, "rows": len(known.truth), "interval_covers": round(covered, 3)}
-    for name in ("pass-rate.score", "vps.score", "dart.prop2diff"):
+    for name in ("pass-rate.score", "dart.prop2diff"):
         found["figures"].append({"truth": known.name, "column": name, **figure(columns[name], known)})
+    varying = dataclasses.replace(known, name="simulated variance", what="p (1 - p) is higher", truth=_varying(known))
+    found["truths"][varying.name] = {"what": varying.what, "rows": len(varying.truth)}
+    found["figures"].append({"truth": varying.name, "column": "vps.score", **figure(columns["vps.score"], varying)})
     truth, model = scorer_generations.tuned(workspace, rows)
     between = float(((truth.truth > 0.1) & (truth.truth < 0.9)).mean())
     about = {"what": truth.what, "rows": len(truth.rows), "model": "tiny-lm, tuned", "between": round(between, 3)}
     found["truths"][truth.name] = {**about, "mean": round(float(np.nanmean(truth.truth)), 3)}
     found["figures"] += measure(truth, model, list(scorer_generations.SCORERS), workspace)[0]
+
+
+def _varying(known: Truth) -> NDArray[np.float64]:
+    """Variance of a verdict where its rate is known: what VPS is after."""
+    return known.truth * (1 - known.truth)
 
 
 def _first(truth: Truth, most: int) -> Truth:
@@ -143,7 +152,7 @@ def measure(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Figures of the scorers named, or of those of one cost, and why others were left out."""
     place = workspace / truth.name.replace(" ", "-")
-    work = tamis.workspace(place / "work", model, max_tokens=384, device="cpu", workers=2)
+    work = tamis.workspace(place / "work", model, judge=model, max_tokens=384, device="cpu", workers=2)
     file = place / f"{which if isinstance(which, str) else 'some'}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in truth.rows), encoding="utf-8")

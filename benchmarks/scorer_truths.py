@@ -17,6 +17,7 @@ from tamis.data.noisy_traces import Noise, records
 
 RATERS = {"llama-3.1-8b-instruct": "llama", "mistral-7b-v0.3-instruct": "mistral", "gpt-4o-mini": "gpt"}
 SEED = 5
+VERSIONS = {"uit-denoising": {"task": "meta.task", "candidate": "meta.candidate"}}
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,19 @@ def _truth(
 def solutions(data: Path, most: int) -> Truth:
     """Solutions of GSM8K questions by four models: right or wrong by the final number."""
     rows = list(_read(data / "rating" / "gsm8k_model_solutions.jsonl.gz"))
-    return _truth("solutions", "the solution is right", rows, lambda meta: float(meta["is_correct"]), most)
+    for place, row in enumerate(rows):
+        row["meta"] |= {"task": row["messages"][0]["content"], "candidate": str(place)}
+    return _truth("solutions", "the solution is right", rows, lambda meta: float(meta["is_correct"]), most, VERSIONS)
 
 
 def revised(data: Path, most: int) -> Truth:
     """Pairs of an Alpaca row and its revision by an expert: which of the two."""
     rows = list(_read(data / "rating" / "car_expert_pair_scores.jsonl.gz"))
-    return _truth("revised", "revised by an expert", rows, lambda meta: float(meta.get("score") or "nan"), most)
+    for place, row in enumerate(rows):  # an original stands before its revision
+        row["meta"] |= {"task": str(place // 2), "candidate": str(place % 2)}
+    return _truth(
+        "revised", "revised by an expert", rows, lambda meta: float(meta.get("score") or "nan"), most, VERSIONS
+    )
 
 
 def truthful(data: Path, most: int) -> Truth:
