@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tamis.privacy import personal
 from tamis.privacy.rows import mask_rows, rows_that_hold
@@ -76,5 +76,5 @@ class Pii:
 
 
 def _find(settings: MaskPii | Pii) -> Callable[[str], list[Span]]:
-    own = {"least": settings.least, "regions": settings.regions, "reserved": settings.reserved}
+    own: dict[str, Any] = {"least": settings.least, "regions": settings.regions, "reserved": settings.reserved}
     return functools.partial(personal.find, kinds=settings.kinds, **own)

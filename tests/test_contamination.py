@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ def asked(*texts: str, name: str = "eval.jsonl") -> list[Item]:
 
 
 def found(folder: Path, items: Sequence[Item], rows: Sequence[Row], coverage: float = 0.8, **rules: Any) -> list[Any]:
-    return search(pool_of(folder, rows), look_for(items, Rules(**rules)), coverage).to_pylist()
+    made: list[Any] = search(pool_of(folder, rows), look_for(items, Rules(**rules)), coverage).to_pylist()
+    return made
 
 
 # the search against plain counting
@@ -118,7 +119,7 @@ def test_coverage_is_that_of_all_runs_of_tokens_counted_plainly(
 
 # what does not hide an item, and what does
 
-EDITS = {
+EDITS: dict[str, Callable[[str], str]] = {
     "upper case": str.upper,
     "no punctuation": lambda text: re.sub(r"[^\w\s]", "", text),
     "punctuation to spaces": lambda text: re.sub(r"[^\w\s]", " ", text),

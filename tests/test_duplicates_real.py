@@ -51,7 +51,7 @@ def test_problems_that_differ_in_numbers_are_told_apart(real_data: Path, tmp_pat
     pool = ingest(files, Store(tmp_path))
     dropped = {}
     for numbers in ("keep", "zero"):
-        cleaner = Near(of="prompt", numbers=numbers, threshold=0.9)  # type: ignore[arg-type]
+        cleaner = Near(of="prompt", numbers=numbers, threshold=0.9)
         [need] = cleaner.needs
         folder = tmp_path / numbers
         folder.mkdir()

@@ -22,8 +22,8 @@ from tamis.values import Row
 CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def lines(path: Path | str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> Path:
@@ -85,7 +85,7 @@ def test_the_original_rows_are_those_of_the_input_byte_for_byte(pool: Pool, tmp_
     raw = (tmp_path / "mixed.jsonl").read_bytes().splitlines(keepends=True)
     order = [5, 0, 6, 1]
     written = export(pool, order, tmp_path / "mine.jsonl", "original", weights=[1, 2, 3, 4])
-    assert written.path.read_bytes() == b"".join(raw[place] for place in order)
+    assert Path(written.path).read_bytes() == b"".join(raw[place] for place in order)
     assert any("row weights" in note for note in written.notes)
 
 
@@ -93,7 +93,7 @@ def test_original_rows_of_an_array_are_an_array_again(tmp_path: Path) -> None:
     parts = ['{"text":  "a" }', '{\n "text": "b"\n}', '{"text": "c"}']
     (tmp_path / "in.json").write_text(f"[{', '.join(parts)}]", encoding="utf-8")
     made = ingest([str(tmp_path / "in.json")], Store(tmp_path / "store"))
-    out = export(made, [2, 1], tmp_path / "out.json", "original").path.read_text(encoding="utf-8")
+    out = Path(export(made, [2, 1], tmp_path / "out.json", "original").path).read_text(encoding="utf-8")
     assert out == f"[\n{parts[2]},\n{parts[1]}\n]\n" and json.loads(out) == [{"text": "c"}, {"text": "b"}]
 
 
@@ -101,7 +101,7 @@ def test_original_rows_of_a_table_stand_without_header_and_that_is_said(tmp_path
     (tmp_path / "in.csv").write_bytes(b'prompt,response\n"a, b?",c\nd,"e ""f"""\n')
     made = ingest([str(tmp_path / "in.csv")], Store(tmp_path / "store"))
     written = export(made, [1, 0], tmp_path / "out.csv", "original")
-    assert written.path.read_bytes() == b'd,"e ""f"""\n"a, b?",c\n'
+    assert Path(written.path).read_bytes() == b'd,"e ""f"""\n"a, b?",c\n'
     assert any("without their header" in note for note in written.notes)
 
 
@@ -177,7 +177,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, model: ModelRef) -> tuple
     places = [place for place, row in enumerate(made) if row.key in keys]
     written = export(made, places, folder / "trl.jsonl", "trl", model=model)
     assert written.rows == len(rows) > 15
-    return rows, written.path
+    return rows, Path(written.path)
 
 
 def expected(rows: list[Row], model: ModelRef) -> list[tuple[list[int], list[int]]]:

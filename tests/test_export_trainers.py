@@ -26,17 +26,17 @@ CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def lines(path: Path | str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def load(path: Path, cache: Path) -> list[dict[str, Any]]:
+def load(path: Path | str, cache: Path) -> list[dict[str, Any]]:
     datasets = pytest.importorskip("datasets")
     return list(datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(cache)))
 
 
 def block_of(written: Export) -> dict[str, Any]:
-    (path,) = [file for file in written.files if file.suffix == ".yaml"]
+    (path,) = [file for file in map(Path, written.files) if file.suffix == ".yaml"]
     found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return found
 
@@ -121,7 +121,7 @@ def test_axolotls_rule_on_the_messages_gives_tamis_masks(
     chats: Pool, models: dict[str, ModelRef], tmp_path: Path
 ) -> None:
     written = export(chats, range(16), tmp_path / "sft.jsonl", "axolotl", model=models["marks"])
-    assert [file.name for file in written.files] == ["sft.jsonl", "sft.yaml"]
+    assert [Path(file).name for file in written.files] == ["sft.jsonl", "sft.yaml"]
     (block,) = block_of(written)["datasets"]
     assert block == {
         "path": (tmp_path / "sft.jsonl").as_posix(),
@@ -297,7 +297,7 @@ def factory_mask(record: dict[str, Any], tokenizer: Any) -> tuple[list[int], lis
 def test_llama_factorys_rule_gives_tamis_masks(chats: Pool, models: dict[str, ModelRef], tmp_path: Path) -> None:
     (tmp_path / "dataset_info.json").write_text('{"mine": {"file_name": "mine.json"}}', encoding="utf-8")
     written = export(chats, range(16), tmp_path / "sft.json", "llama-factory", model=models["plain"])
-    assert [file.name for file in written.files] == ["sft.json", "dataset_info.json"]
+    assert [Path(file).name for file in written.files] == ["sft.json", "dataset_info.json"]
     info = json.loads((tmp_path / "dataset_info.json").read_text(encoding="utf-8"))
     assert info["mine"] == {"file_name": "mine.json"}
     entry = info["sft"]
@@ -311,7 +311,7 @@ def test_llama_factorys_rule_gives_tamis_masks(chats: Pool, models: dict[str, Mo
 
 def test_llama_factory_takes_turns_by_turns_and_says_what_it_cannot_hold(others: Pool, tmp_path: Path) -> None:
     written = export(others, [5, 6, 7, 8, 9], tmp_path / "t.json", "llama-factory")
-    (record,) = json.loads(written.path.read_text(encoding="utf-8"))
+    (record,) = json.loads(Path(written.path).read_text(encoding="utf-8"))
     assert [turn["from"] for turn in record["conversations"]] == ["human", "function_call", "observation", "gpt"]
     assert json.loads(record["conversations"][1]["value"]) == {"name": "add", "arguments": {"a": 1}}
     assert json.loads(record["tools"]) == [TOOL]

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import small
-from tamis import intact, writing
+from tamis import digests, intact, writing
 from tamis import recipe as recipes
 from tamis.engine import machine
 from tamis.errors import DataError, GateError, StoreError
@@ -109,9 +109,14 @@ def test_a_bit_that_turned_without_a_write_is_found_where_everything_is_read(
 def test_a_copied_store_is_read_once_and_believed_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(tmp_path / "one").get_or_make("signal", KEY, make)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    read = []
-    of_file = intact.digests.of_file
-    monkeypatch.setattr(intact.digests, "of_file", lambda path: (read.append(path.name), of_file(path))[1])
+    read: list[str] = []
+    of_file = digests.of_file
+
+    def noted(path: Path) -> str:
+        read.append(path.name)
+        return of_file(path)
+
+    monkeypatch.setattr(digests, "of_file", noted)
     store = Store(tmp_path / "two")
     assert store.get("signal", KEY) is not None and sorted(read) == ["x.npy", "y.npy"]
     assert store.get("signal", KEY) is not None and len(read) == 2
@@ -268,7 +273,7 @@ def test_a_run_that_the_disk_cannot_hold_is_refused_with_what_is_missing(
 ) -> None:
     usage: Any = namedtuple("usage", "total used free")
     room.check_room(conductor)
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1_000_000))
     with pytest.raises(GateError) as refused:
         room.check_room(conductor)
     assert refused.value.exit_code == 3

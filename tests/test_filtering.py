@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +20,20 @@ from tamis.views import PoolView
 
 
 def rows() -> list[Row]:
-    metas = [{"rating": 4, "tag": "a"}, {"rating": "2", "tag": "b"}, {"tag": None}, {"rating": "many"}, {}]
+    metas: list[dict[str, Any]] = [
+        {"rating": 4, "tag": "a"},
+        {"rating": "2", "tag": "b"},
+        {"tag": None},
+        {"rating": "many"},
+        {},
+    ]
     made = [dataclasses.replace(row, meta=metas[place % 5]) for place, row in enumerate(tiny.make_rows(23))]
     return made
 
 
 @pytest.fixture(params=[4, 100])
 def view(request: pytest.FixtureRequest, tmp_path: Path) -> PoolView:
-    language = {
+    language: dict[str, Any] = {
         "prompt": np.array([code_of(("fr", "en")[place % 2]) for place in range(23)], np.int32),
         "response": np.array([code_of(("en", "de", "")[place % 3]) for place in range(23)], np.int32),
         "reason": np.array([place % 7 == 0 for place in range(23)], np.uint8),
@@ -38,7 +45,7 @@ def view(request: pytest.FixtureRequest, tmp_path: Path) -> PoolView:
 def test_fields_of_rows_are_numbers_or_texts_as_they_are_compared(view: PoolView) -> None:
     made = rows()
     kept, unscored = filter_rows(view, "meta.rating >= 2 and source in ('sums', 'talk')")
-    known = [{4: 4, "2": 2}.get(row.meta.get("rating"), None) for row in made]  # type: ignore[arg-type]
+    known = [{4: 4, "2": 2}.get(row.meta.get("rating"), None) for row in made]
     assert kept.tolist() == [
         number is not None and row.source in ("sums", "talk") for number, row in zip(known, made, strict=True)
     ]

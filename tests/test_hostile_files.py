@@ -225,6 +225,11 @@ def pipe(place: Path) -> Path:
     return place
 
 
+def folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 def unix_socket(place: Path) -> Path:
     here = Path.cwd()
     os.chdir(place.parent)  # the path of a socket is at most 108 bytes long
@@ -280,7 +285,7 @@ NAMED: dict[str, list[tuple[Callable[[Path], Path | str], str]]] = {
         (lambda at: unix_socket(at / "a.jsonl"), "neither a file nor a folder"),
         (lambda at: pipe(at / "a.yaml"), "neither a file nor a folder"),
         (lambda at: f"llama_factory:{pipe(at / 'x')}", "no list of data sets"),
-        (lambda at: ((at / "a.jsonl").mkdir(), at / "a.jsonl")[1], "the folder holds no data file"),
+        (lambda at: folder(at / "a.jsonl"), "the folder holds no data file"),
     ],
     "names": [
         (lambda at: "x" * 5000, "cannot be looked at"),

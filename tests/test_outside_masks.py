@@ -170,7 +170,7 @@ def written(case: Case, work: Path, form: str) -> Export:
 
 def axolotl_config(case: Case, work: Path) -> Path:
     """The block that tamis writes, and what Axolotl wants to know besides."""
-    (path,) = [file for file in written(case, work, "axolotl").files if file.suffix == ".yaml"]
+    (path,) = [file for file in map(Path, written(case, work, "axolotl").files) if file.suffix == ".yaml"]
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert config["datasets"][0]["type"] == ("chat_template" if case.reads == "messages" else None)
     folder = case.model.name if Path(case.model.name).is_dir() else "data/tiny-lm"
@@ -246,7 +246,7 @@ def factory_cases(folder: Path) -> dict[str, Case]:
 
 
 def factory_config(case: Case, work: Path) -> Path:
-    out = written(case, work, "llama-factory").path
+    out = Path(written(case, work, "llama-factory").path)
     folder = case.model.name if Path(case.model.name).is_dir() else "data/tiny-lm"
     config = {"model": str(Path(folder).resolve()), "dataset_dir": str(out.parent), "dataset": out.stem}
     (work / "config.json").write_text(json.dumps(config | {"stage": "sft", "cutoff_len": 2048}), encoding="utf-8")

@@ -24,7 +24,9 @@ from tamis.trainers.objective import Batch, Examples, labels_of
 from tamis.trainers.schedule import Optimisation, epoch_order, learning_rates
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from tamis.models import ModelRef
     from tamis.protocols import Hook
@@ -194,7 +196,7 @@ def _backward(run: Run, batch: Batch, weight: float, step: int, hearing: Hearing
     from tamis.batching import batches, free_memory, out_of_memory, too_long
 
     accelerator = run.accelerator
-    parts = [
+    parts: list[tuple[NDArray[np.int64], tuple[int, ...]]] = [
         (places, (number,))
         for number, places in enumerate(batches(batch.lengths, run.on.tokens_per_batch))
         if number % accelerator.num_processes == accelerator.process_index

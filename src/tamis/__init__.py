@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from tamis.api import clean as clean
     from tamis.api import columns as columns
     from tamis.api import compare as compare
-    from tamis.api import diff as diff
     from tamis.api import decontaminate as decontaminate
+    from tamis.api import diff as diff
     from tamis.api import evaluate as evaluate
     from tamis.api import export as export
     from tamis.api import filter as filter  # noqa: A004 - the verb's name

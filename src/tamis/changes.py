@@ -93,7 +93,7 @@ def _rows(before: Side, after: Side) -> list[dict[str, Any]]:
         lines.append(
             {"what": verdict, "before": int(counts[0].get(verdict, 0)), "after": int(counts[1].get(verdict, 0))}
         )
-        for step in sorted(set(steps[0]) | set(steps[1])) if verdict == "dropped" else ():
+        for step in sorted({str(step) for one in steps for step in one}) if verdict == "dropped" else ():
             line = {"before": int(steps[0].get(step, 0)), "after": int(steps[1].get(step, 0))}
             lines.append({"what": f"dropped by {step}", **line})
     known = after.ledger.index.isin(before.ledger.index)

@@ -266,8 +266,8 @@ class Dropped:
 
     `rows`: (n,) bool over the pool, True for a row that leaves. One entry per such row, in the order of the pool:
     `reasons` in words, and `winners`, the key of the row that stays in its place ("" for none; empty: none has one).
-    `facts`: JSON for report and manifest. `notes`: what a reader must know, in sentences. `tables`: Arrow tables of what
-    was found, by the name of the Parquet file that they become beside the step's result (`contamination.parquet`).
+    `facts`: JSON for report and manifest. `notes`: what a reader must know, in sentences. `tables`: Arrow tables of
+    what was found, by the name of the Parquet file that they become beside the step's result (`contamination.parquet`).
     """
 
     rows: NDArray[np.bool_]

@@ -52,7 +52,8 @@ class ShardSignals:
         file = self.folders.get(name, Path()) / f"{array}.npy"
         if name in self._loaded or name not in self.folders or not file.is_file():
             return self[name][array]
-        return np.load(file, mmap_mode="r" if file.stat().st_size > 4096 else None, allow_pickle=False)
+        found: NDArray[Any] = np.load(file, mmap_mode="r" if file.stat().st_size > 4096 else None, allow_pickle=False)
+        return found
 
     def __len__(self) -> int:
         return self.shard.rows

@@ -138,8 +138,8 @@ class Finder:
             good = filled | (tokens >= LEAST) | (line[starts] & line[starts + length] & (tokens > 2))
             found.append((starts[good], entries[good]))
         starts, entries = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        own = (wholes.items[entries], wholes.first[entries], wholes.tokens[entries])
-        return (starts, starts + wholes.lengths[entries], *own, np.ones(len(starts), bool))
+        of = (wholes.items[entries], wholes.first[entries], wholes.tokens[entries])
+        return (starts, starts + wholes.lengths[entries], *of, np.ones(len(starts), bool))
 
 
 def _expanded(
@@ -200,8 +200,14 @@ def pairs_of(hits: Hits, rows: NDArray[np.int64], looked: Looked, needed: float)
     share = np.where(stem, shares[2], np.maximum(shares[0], shares[1]))
     places = np.split(order, begun[1:]) if len(begun) else []
     kept = np.flatnonzero(share >= np.where(stem, needed, limit))
-    arrays = (one[kept] for one in (row[begun], first_of, share, whole, stem))
-    return Pairs(*arrays, [places[place] for place in kept.tolist()])
+    return Pairs(
+        row[begun][kept],
+        first_of[kept],
+        share[kept],
+        whole[kept],
+        stem[kept],
+        [places[place] for place in kept.tolist()],
+    )
 
 
 def _covered(

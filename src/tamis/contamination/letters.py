@@ -107,16 +107,18 @@ class Stream:
 
         values = mixed(self.letters.astype(np.uint64) + np.uint64(_BASE))
         powers, _ = _powers(self._longest)
-        return np.concatenate([np.zeros(1, np.uint64), np.cumsum(values * powers[self.inside[:-1]])])
+        running = np.cumsum(values * powers[self.inside[:-1]])
+        sums: NDArray[np.uint64] = np.concatenate([np.zeros(1, np.uint64), running])
+        return sums
 
     @functools.cached_property
     def inside(self) -> NDArray[np.int64]:
         """(m + 1,) place of every letter in its text; behind the last one 0."""
         import numpy as np
 
-        return np.arange(len(self.letters) + 1) - np.append(
-            np.repeat(self.texts[:-1], np.diff(self.texts)), len(self.letters)
-        )
+        starts = np.append(np.repeat(self.texts[:-1], np.diff(self.texts)), len(self.letters))
+        places: NDArray[np.int64] = np.arange(len(self.letters) + 1) - starts
+        return places
 
     @property
     def _longest(self) -> int:

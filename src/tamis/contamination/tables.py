@@ -44,7 +44,7 @@ def by_item(table: pa.Table, items: Sequence[Item]) -> pa.Table:
     """
     import pyarrow as pa
 
-    texts = {(item.set, item.key, item.part): item.text for item in items}
+    texts: dict[tuple[str, str, str], str] = {(item.set, item.key, item.part): item.text for item in items}
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for line in table.select(["place", "set", "item", "position", "part", "kind", "score"]).to_pylist():
         key = (line["set"], line["item"], line["part"])

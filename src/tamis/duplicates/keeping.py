@@ -62,7 +62,8 @@ class Kept:
         """(n,) rows that leave."""
         import numpy as np
 
-        return self.winner != np.arange(len(self.winner))
+        left: NDArray[np.bool_] = self.winner != np.arange(len(self.winner))
+        return left
 
 
 def best(labels: NDArray[np.int64], worth: NDArray[np.float64]) -> Kept:

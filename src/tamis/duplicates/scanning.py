@@ -60,7 +60,8 @@ def _folded(texts: Sequence[str]) -> list[str]:
     codes = _codes(unicodedata.normalize("NFKD", joined))
     marks = _table(codes, lambda letter: unicodedata.combining(letter) > 0)
     kept = codes[marks[codes] == 0]
-    return kept.tobytes().decode("utf-32-le", "surrogatepass").casefold().split(_BREAK)
+    text: str = kept.tobytes().decode("utf-32-le", "surrogatepass")
+    return text.casefold().split(_BREAK)
 
 
 def _table(codes: NDArray[np.uint32], of: Callable[[str], int]) -> NDArray[np.uint8]:

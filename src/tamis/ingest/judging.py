@@ -182,7 +182,9 @@ def _finite(row: Row) -> dict[str, Any]:
     try:
         return encode(row)
     except ValueError:
-        turns = {name: tuple(map(plain, getattr(row, name))) for name in ("messages", "chosen", "rejected")}
+        turns: dict[str, Any] = {
+            name: tuple(map(plain, getattr(row, name))) for name in ("messages", "chosen", "rejected")
+        }
         return encode(replace(row, **turns, meta=plain(row.meta)))
 
 

@@ -67,7 +67,7 @@ def find(
     cleaner = build("cleaners", "contamination", {"against": ("-",), **settings, "action": "report"})
     signals = measure_needs(pool, needs_on("pool", cleaner.needs), work, lengths=False)
     theirs = [measure_needs(one, needs_on("against", cleaner.needs), work, lengths=False) for one in against]
-    inputs = {"pool": pool.digest, "signals": {key: one.identities for key, one in signals.items()}}
+    inputs: dict[str, Any] = {"pool": pool.digest, "signals": {key: one.identities for key, one in signals.items()}}
     inputs["against"] = [
         [one.digest, {key: signal.identities for key, signal in own.items()}]
         for one, own in zip(against, theirs, strict=True)

@@ -100,9 +100,9 @@ def bytes_of(component: Any, rows: int, tokens: int) -> int:
     if type(component) is not load("passes", "tokens"):
         return 100 * rows + 6 * tokens
     vectors = component.pooled + component.pooled_mean + component.pooled_last
-    width = sizes_of(component.model).width if vectors else 0
+    width: int = sizes_of(component.model).width if vectors else 0
     kept = 0 if component.loss == "none" else 16 + 8 * component.top + 4 * component.alone
-    return rows * (100 + 4 * width * vectors) + tokens * kept
+    return int(rows * (100 + 4 * width * vectors) + tokens * kept)
 
 
 def forwards_of(component: Any) -> float:
