@@ -58,8 +58,8 @@ class SemanticEntropy:
     log n_c/K (no log-probabilities needed); `rao`, of the released code of Farquhar, over groups weighed by
     exp(log p / tokens); `mc`, of lm-polygraph, by exp(log p); `kuhn`, with its shift of 5. ln K bounds `discrete`.
 
-    Against the rate of right answers among other samples: no signal on 200 tasks whose answers are sentences that end in
-    a word (`discrete`, Spearman -0.02 [-0.14, 0.08], tiny-lm tuned), where hardly two samples are equal.
+    Against the rate of right answers among other samples: no signal on 200 tasks whose answers are sentences that end
+    in a word (`discrete`, Spearman -0.02 [-0.14, 0.08], tiny-lm tuned), where hardly two samples are equal.
     """
 
     forms: tuple[Form, ...] = ("discrete", "rao")
