@@ -58,7 +58,7 @@ proof:
 RUN_FILES = {  # what a run folder holds (DESIGN §5), the report's inputs included
     *("recipe.lock.yaml", "manifest.json", "events.jsonl", "subset.parquet", "ledger.parquet", "quarantine.parquet"),
     *("comparison.json", "report.html", "checkpoints", "pool.json", "columns.parquet", "map.parquet", "examples.json"),
-    *("state.json", "entries.txt", "metrics.prom"),
+    *("state.json", "entries.txt", "metrics.prom", "signals.json"),
 }
 COMMAND = Path(sys.executable).with_name("tamis")
 

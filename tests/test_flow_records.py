@@ -125,6 +125,7 @@ def test_a_model_pass_that_fails_is_not_tried_again_and_what_is_done_stays(
     assert found["shards_measured"] == 0 and found["rows"] == 5
 
 
+@pytest.mark.soak  # 60 s: a whole run more; a run that is stopped and goes on stands in test_run too
 def test_a_flow_that_is_stopped_is_recorded_so_and_goes_on_where_it_stopped(
     world: World, here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

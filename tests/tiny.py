@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tamis import digests
+from tamis.intact import seal
 from tamis.pool import ROWS, Pool, Shard, encode, schema
 from tamis.values import Message, Row
 
@@ -206,6 +207,6 @@ def make_pool(folder: Path, rows: Sequence[Row], *, shard_rows: int = 10_000) ->
         path = folder / f"shard-{start:06d}"
         path.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist([encode(row) for row in part], schema=schema()), path / ROWS)
-        shards.append(Shard(path, digests.of_file(path / ROWS), len(part)))
+        shards.append(Shard(path, seal(path, {"rows": len(part)}, None, 0.0), len(part)))
     counts = {"rows": len(rows), "kept": len(rows), "quarantined": 0, "dropped": 0}
     return Pool(tuple(shards), ({"name": "tiny.jsonl", **counts},))
