@@ -38,6 +38,8 @@ COMMANDS = {"console", "python", "yaml", "ini"}  # languages that are carried ou
 INSTEAD = {  # on the pages -> here
     "tamis:pool.jsonl.gz": "pool.jsonl.gz",  # its first rows: in full it takes minutes
     "tamis:eval/": "tamis:target/",  # 8 items for 100
+    "tamis dedup january ": "tamis dedup pool.jsonl.gz ",  # a reader's files of two months
+    "tamis dedup february ": "tamis dedup clean ",
     "/srv/curation": "srv/curation",  # not ours to write to
     "--device cuda": "--device cpu",  # no GPU here; the same option of the same verb
 }
