@@ -15,17 +15,22 @@ if TYPE_CHECKING:
 
     from tamis.views import PoolView
 
-_DETAIL = re.compile(r"( at (byte|character) \d+|: | \(found: ).*$", re.DOTALL)
+_DETAIL = re.compile(r"( at (byte|character) \d+|: | \(found: ).*$| of [0-9a-f]{32}.*$", re.DOTALL)
+_ITEM = re.compile(r"(?:\d+ ?% of )?(the words of |all of )?\b(prompt|answer) \d+ of\b")
 TEXT = ("key", "file", "source", "verdict", "step", "reason", "winner")
 
 
 def kind_of(reason: str) -> str:
-    """A quarantine reason without the details of its row, for counting.
+    """A reason of a step without the details of its row, for counting.
 
     >>> kind_of("invalid UTF-8 at byte 121"), kind_of("broken JSON: Expecting value at character 3")
     ('invalid UTF-8', 'broken JSON')
+    >>> kind_of(f"near-duplicate of {'ab' * 16} (Jaccard similarity 0.91)")
+    'near-duplicate'
+    >>> kind_of("holds 97% of the words of prompt 12 of gsm8k.jsonl")
+    'holds the words of a prompt of gsm8k.jsonl'
     """
-    return _DETAIL.sub("", reason)
+    return _ITEM.sub(lambda found: f"{found[1] or ''}a {found[2]} of", _DETAIL.sub("", reason))
 
 
 def schema() -> pa.Schema:
