@@ -65,6 +65,7 @@ def test_a_block_ends_at_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert max(sum(map(len, block.raws[:-1])) for block in found) < 100
 
 
+@pytest.mark.soak  # workers are spawned twice
 def test_workers_give_the_pool_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "BLOCK_ROWS", 5)
     monkeypatch.setattr(blocks, "ALONE", 1)

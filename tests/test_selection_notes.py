@@ -98,6 +98,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return out
 
 
+@pytest.mark.soak  # 20 s: a pool and three selections by the command line
 def test_select_says_the_bound_also_when_the_subset_comes_from_the_store(
     world: small.World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
