@@ -143,7 +143,7 @@ def test_a_comparison_warns_of_items_in_its_rows_or_is_stopped(world: Path) -> N
 RECIPE = """
 model: {{name: "tamis:tiny-lm", max_tokens: 128}}
 pool: {{files: [{pool}]}}
-clean: [{{contamination: {{against: [{against}], action: {action}}}}}]
+clean: [{{contamination: {{against: [{against}], action: {action}}}}}, {{where: {{keep: "kind == 'chat'"}}}}]
 subset: {{select: random, budget: 2}}
 final: {{train: lora, on: "@subset", epochs: 1}}
 proof: {{compare: "@subset", with: [random], evaluate: {against}, runs: 1, contamination: {gate}}}
@@ -173,7 +173,9 @@ def test_a_run_stops_at_the_gate_with_code_3_or_explains_what_it_dropped(world: 
         with pytest.raises(SystemExit) as stopped:
             main(["run", str(recipe(world, action, gate)), *place])
         assert stopped.value.code == 3
-    main(["run", str(recipe(world, "drop", "fail")), *place])
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(recipe(world, "drop", "fail")), *place])
+    assert ended.value.code == 0
     run = max((world / "runs" / "runs").iterdir())
     found = explain(run, "pool.jsonl:1")
     assert found["step"] == "contamination" and "of prompt 1 of eval.jsonl" in found["reason"]
