@@ -88,6 +88,11 @@ class Recipe:
                     return value
         return next((stage.name for stage in reversed(self.stages) if stage.verb == "select"), None)
 
+    @property
+    def seeds(self) -> dict[str, Any]:
+        """Seeds of the stages that name one."""
+        return {stage.name: stage.settings["seed"] for stage in self.stages if "seed" in stage.settings}
+
     def training_of(self, stage: Stage) -> tuple[str, dict[str, Any]]:
         """Trainer and settings of a compare stage: its own `train`, else what the stage on its subset has."""
         own = stage.settings.get("train")

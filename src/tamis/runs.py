@@ -232,16 +232,8 @@ def _manifest(conductor: Conductor, whole: pa.Table, chosen: Selection | None, s
         },
         "stages": list(conductor.took.values()),
         "passes": [{"pass": name, **facts} for name, facts in work.work.passes.items()],
-        "subset": {
-            "stage": main,
-            "selector": recipe.stage(main).component,
-            "budget": str(recipe.stage(main).settings["budget"]),
-            "digest": chosen.digest,
-            **{key: chosen.entry.facts[key] for key in ("rows", "tokens", "usable")},
-        }
-        if chosen is not None and main is not None
-        else None,
-        "seeds": {stage.name: stage.settings["seed"] for stage in recipe.stages if "seed" in stage.settings},
+        "subset": chosen.about(recipe.stage(main)) if chosen is not None and main is not None else None,
+        "seeds": recipe.seeds,
         "cleaning": [{**done.about(), "seconds": done.seconds} for done in conductor.cleaned],
         "funnel": _funnel(whole, len(pool), conductor.cleaned, chosen),
         "notes": _notes(conductor),

@@ -304,18 +304,15 @@ class Conductor:
         from tamis.exporting.provenance import of_manifest
 
         assert self.pool is not None
-        stage, facts = self.recipe.stage(name), chosen.entry.facts
-        counted = {key: facts[key] for key in ("rows", "tokens", "usable")}
-        budget = str(stage.settings["budget"])
         return of_manifest(
             {
                 "name": self.recipe.name,
                 "tamis": __version__,
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "model": {"name": self.work.model.name, "digest": self.work.model.digest},
-                "subset": {"selector": stage.component, "budget": budget, "digest": chosen.digest, **counted},
+                "subset": chosen.about(self.recipe.stage(name)),
                 "pool": {"files": self.pool.files, "steps": self.pool.steps},
-                "seeds": {one.name: one.settings["seed"] for one in self.recipe.stages if "seed" in one.settings},
+                "seeds": self.recipe.seeds,
             }
         )
 

@@ -15,7 +15,7 @@ from tamis.filtering import ROW_FIELDS, filter_rows, is_field, needs_of
 from tamis.grouping import CLUSTERS, Centres, clusters_of
 from tamis.pool import Pool
 from tamis.protocols import Mixer, Scorer, Selector
-from tamis.recipe import scorer_settings
+from tamis.recipe import Stage, scorer_settings
 from tamis.stages.measure import Signal, fit, measure_needs, needs_on, view_of
 from tamis.stages.score import score
 from tamis.stages.weigh import Weighing, weigh
@@ -47,6 +47,12 @@ class Selection:
     def digest(self) -> str:
         """Digest of the subset's content."""
         return self.entry.digest
+
+    def about(self, stage: Stage) -> dict[str, Any]:
+        """How the subset of a select stage came about, for manifests and cards."""
+        counted = {key: self.entry.facts[key] for key in ("rows", "tokens", "usable")}
+        budget = str(stage.settings["budget"])
+        return {"stage": stage.name, "selector": stage.component, "budget": budget, "digest": self.digest, **counted}
 
 
 def select(
