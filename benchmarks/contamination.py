@@ -414,7 +414,8 @@ def paraphrase(
 
 def embedded(pools: Sequence[Pool], place: Path) -> dict[str, Any]:
     """Share of paraphrases whose cosine to their own item is above that of all but 1 % of unrelated texts to any."""
-    from tamis.stages.measure import measure_needs, view_of
+    from tamis.stages.measure import measure_needs
+    from tamis.stages.signals import view_of
     from tamis.values import Need
 
     model = Path(os.environ.get("TAMIS_REAL_MODELS", DATA.parent / "models")) / "base-4m"

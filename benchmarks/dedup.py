@@ -35,10 +35,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tamis.ingest import ingest
-from tamis.passages import of_row
 from tamis.ragged import Ragged
 from tamis.store import Store
-from tamis.words import plain, words_of
+from tamis.text.passages import of_row
+from tamis.text.words import plain, words_of
 
 THRESHOLD, SHINGLE, PERMUTATIONS = 0.7, 5, 128
 DOCUMENTS, QUICK = 50_000, 5_000
@@ -237,7 +237,7 @@ def tamis_groups(texts: list[str]) -> tuple[NDArray[np.int64], dict[str, float]]
     from tamis.duplicates.near import Layout, components
     from tamis.duplicates.sets import Sets
     from tamis.duplicates.shingling import shingled
-    from tamis.minhash import layout, signatures
+    from tamis.text.minhash import layout, signatures
 
     def groups(some: list[str]) -> tuple[NDArray[np.int64], dict[str, float]]:
         since = clock()

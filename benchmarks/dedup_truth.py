@@ -26,7 +26,8 @@ from tamis.catalogue import build
 from tamis.ingest import ingest
 from tamis.models import ModelRef
 from tamis.pool import Pool
-from tamis.stages.measure import measure_needs, view_of
+from tamis.stages.measure import measure_needs
+from tamis.stages.signals import view_of
 from tamis.stages.workspace import Workspace
 from tamis.values import Dropped, Machine
 

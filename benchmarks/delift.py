@@ -35,23 +35,25 @@ import torch
 from numpy.typing import NDArray
 
 import tamis
-from tamis.asked import Asked, ask
-from tamis.index import unit
+from tamis.demonstrations.asked import Asked, ask
+from tamis.demonstrations.pairing import Candidates, Chosen, Side, choose_pairs, copying_pairs, short_keys
+from tamis.demonstrations.surrogate import fill_in, fit
+from tamis.demonstrations.utility_kernels import Found, shaped, utilities
 from tamis.models import cached_model
-from tamis.pairing import Candidates, Chosen, Side, choose_pairs, copying_pairs, short_keys
 from tamis.pool import Pool
 from tamis.ragged import Ragged
 from tamis.rendering import render_all
 from tamis.scorers.passes.utility import Utility
-from tamis.stages.measure import FIT, Signal, measure, measure_needs, view_of
+from tamis.stages.fitting import FIT
+from tamis.stages.measure import measure, measure_needs
 from tamis.stages.only import part_of
+from tamis.stages.signals import Signal, view_of
 from tamis.stages.workspace import Workspace
 from tamis.store import load_arrays
 from tamis.submodular.facility_location import FacilityLocation
 from tamis.submodular.maximise import Limit, maximise
 from tamis.submodular.objective import value_of
-from tamis.surrogate import fill_in, fit
-from tamis.utility_kernels import Found, shaped, utilities
+from tamis.vectors.index import unit
 
 REAL = ("code_alpaca_2k", "flan_cot_strategyqa", "flan_cot_qasc", "alpaca_score_1k", "flan_cot_aqua", "lima_1k")
 LONGEST = 200

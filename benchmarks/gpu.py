@@ -30,12 +30,12 @@ import torch
 import torch.nn.functional as functional
 
 from tamis.batching import batches
-from tamis.checkpoints import FACTS, MOMENTS, Checkpoint
 from tamis.gradient.directions import Direction
 from tamis.gradient.formula import PROFILES
 from tamis.gradient.influence import cosines, inner_products, task_vectors
 from tamis.gradient.objective import Opened
 from tamis.gradient.per_example import lora_layers, pad
+from tamis.training.checkpoints import FACTS, MOMENTS, Checkpoint
 from tamis.values import Machine
 
 WIDTH, BLOCK, TOGETHER, TASKS = 8192, 128, 16, 3

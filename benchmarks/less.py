@@ -43,7 +43,6 @@ import torch.nn.functional as functional
 
 import tamis
 from tamis.batching import batches
-from tamis.checkpoints import Checkpoint
 from tamis.gradient.directions import Direction
 from tamis.gradient.formula import PROFILES
 from tamis.gradient.influence import cosines, inner_products, task_vectors
@@ -52,6 +51,7 @@ from tamis.gradient.source import open_checkpoint
 from tamis.models import open_model
 from tamis.rendering import render_all, render_rows
 from tamis.trainers.lora import Lora
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Machine, Row, Seeds
 
 RANK, WIDTH, BLOCK, TOKENS, MAX_TOKENS, TOGETHER = 128, 8192, 128, 1024, 256, 16

@@ -38,9 +38,10 @@ from tamis.comparison import compare_arms, composition
 from tamis.pool import Pool
 from tamis.recipe import file_list, load
 from tamis.scorers.gradients import view_names
-from tamis.stages.measure import Signal, measure, pass_for, view_of
+from tamis.stages.measure import measure, pass_for
 from tamis.stages.score import score
 from tamis.stages.select import select
+from tamis.stages.signals import Signal, view_of
 from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate_all, train_one
 from tamis.stages.workspace import Workspace
 from tamis.values import Budget, Items, Need, Seeds

@@ -42,8 +42,9 @@ from tamis.catalogue import build
 from tamis.comparison import compare_arms
 from tamis.data.faults import VISIBLE
 from tamis.pool import Pool
-from tamis.stages.measure import Signal, measure, view_of
+from tamis.stages.measure import measure
 from tamis.stages.select import select
+from tamis.stages.signals import Signal, view_of
 from tamis.stages.train import EvaluationJob, TrainingJob, evaluate_all
 from tamis.values import Budget, Items, Seeds, text_of
 

@@ -18,7 +18,8 @@ from tamis.data.faults import RATES, REWRITES, VISIBLE, near_duplicate
 from tamis.data.skills import SKILLS
 from tamis.pool import Pool
 from tamis.recipe import file_list, load
-from tamis.stages.measure import Signal, measure, pass_for, view_of
+from tamis.stages.measure import measure, pass_for
+from tamis.stages.signals import Signal, view_of
 from tamis.stages.workspace import Workspace
 from tamis.values import Need, Row
 

@@ -31,7 +31,6 @@ import torch
 from numpy.typing import NDArray
 
 import tamis
-from tamis.checkpoints import Checkpoint
 from tamis.gradient.encodings import Encoding, decode, encode
 from tamis.gradient.prepared import Prepared
 from tamis.gradient.projections import Projection, Sketch
@@ -44,6 +43,7 @@ from tamis.scorers.passes.gradients import Gradients
 from tamis.scorers.passes.influence import Influence
 from tamis.store import save_arrays
 from tamis.trainers.lora import Lora
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Machine, Seeds
 from tamis.views import ShardSignals
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tamis.contamination.items import SHORT, Of
 from tamis.contamination.search import MOST, Numbers
-from tamis.encoders import EncoderRef
 from tamis.errors import DataError, GateError, RecipeError
 from tamis.values import Dropped, Machine, Need
+from tamis.vectors.encoders import EncoderRef
 
 if TYPE_CHECKING:
     import pyarrow as pa

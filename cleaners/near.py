@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tamis.errors import RecipeError
+from tamis.text.words import Numbers
 from tamis.values import Dropped, Machine, Need
-from tamis.words import Numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,8 +70,9 @@ class Near:
     def clean(self, view: PoolView, on: Machine, /) -> Dropped:
         """Rows that leave, each with its winner and how alike they are. Independent of shards and of threads.
 
-        Candidates are rows whose signatures agree in a band (`tamis.minhash.layout`); every one is verified on the sets
-        themselves. A pair just as alike as the threshold is met with a probability of at least 0.95, others with more.
+        Candidates are rows whose signatures agree in a band (`tamis.text.minhash.layout`); every one is verified on the
+        sets themselves. A pair just as alike as the threshold is met with a probability of at least 0.95, others with
+        more.
         """
         memory = self._memory(view)
         with memory.held() if memory else nullcontext():
@@ -116,7 +117,7 @@ class Near:
 
     def _layout(self) -> Layout:
         from tamis.duplicates.near import Layout
-        from tamis.minhash import layout
+        from tamis.text.minhash import layout
 
         return Layout(*layout(self.threshold, PERMUTATIONS, RECALL), self.threshold)
 

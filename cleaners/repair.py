@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tamis.mending import mended, steps_of
 from tamis.privacy.rows import row_rewritten
+from tamis.text.mending import mended, steps_of
 from tamis.values import Need, Patch, Row
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.encoders import EncoderRef, What
 from tamis.errors import DataError, RecipeError
 from tamis.values import Dropped, Machine, Need
+from tamis.vectors.encoders import EncoderRef, What
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +86,7 @@ class Semantic:
         from tamis.duplicates.deciding import remembered, told
         from tamis.duplicates.memory import Seen
         from tamis.duplicates.semantic import cosines, parts_of, standing
-        from tamis.index import unit
+        from tamis.vectors.index import unit
 
         vectors = np.concatenate([unit(shard[self._signal]["pooled"]) for shard in view.shards()])
         segments = memory.read() if memory else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.filtering import filter_rows, needs_of
+from tamis.column.filtering import filter_rows, needs_of
 from tamis.values import Dropped, Machine, Need
 
 if TYPE_CHECKING:

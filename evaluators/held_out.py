@@ -37,8 +37,8 @@ class HeldOutLoss:
         import numpy as np
 
         from tamis.engine import set_threads
-        from tamis.likelihood import response_nll
         from tamis.models import cached_model
+        from tamis.prediction.likelihood import response_nll
         from tamis.rendering import render_all
 
         set_threads(on.threads)

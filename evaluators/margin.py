@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tamis.checkpoints import FACTS, Checkpoint
 from tamis.errors import DataError, ModelError
 from tamis.models import ModelRef
+from tamis.training.checkpoints import FACTS, Checkpoint
 from tamis.values import Items, Need
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def _margins(
     """(n,) margins of pairs, nats."""
     import numpy as np
 
-    from tamis.likelihood import response_nll
     from tamis.models import cached_model
+    from tamis.prediction.likelihood import response_nll
 
     if model.digest == reference.digest or not sides[0]:
         return np.zeros(len(sides[0]), np.float64)

@@ -16,13 +16,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tamis import deadline, locks, logs, remote, runs
 from tamis import recipe as recipes
-from tamis.endings import Watched
+from tamis import remote, runs
 from tamis.engine import machine
 from tamis.errors import TamisError
 from tamis.flows.events import Told
 from tamis.flows.server import server
+from tamis.operations import deadline, locks, logs
+from tamis.operations.endings import Watched
 from tamis.ray_cluster import kept
 from tamis.report import write_report
 from tamis.stages.conduct import Conductor

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tamis import digests, logs
+from tamis import digests
 from tamis.errors import RecipeError
 from tamis.flows.schedule import interval
+from tamis.operations import logs
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

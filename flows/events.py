@@ -19,7 +19,7 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from tamis.run_state import outcome_of
+from tamis.operations.run_state import outcome_of
 
 TEXT = 1000  # characters of a message that travel
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from tamis.answers.rating_prompts import RatingSet, rating_set
 from tamis.errors import DataError
-from tamis.rating_prompts import RatingSet, rating_set
 from tamis.values import Need, Reason, Role
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class AlpaGasus:
         """Column `score`, points. DataError for a column with values above 5."""
         import numpy as np
 
-        from tamis.readouts import Readings
-        from tamis.reductions import column
+        from tamis.answers.readouts import Readings
+        from tamis.prediction.reductions import column
 
         if self.column is None:
             (need,) = self.needs

@@ -42,7 +42,7 @@ class Dft:
         """exp(-nll) in [0, 1]; 0 where the loss is not finite."""
         import numpy as np
 
-        from tamis.weighting import responses
+        from tamis.training.weighting import responses
 
         offsets, (nll,) = responses(have["tokens"], "nll")
         weights = np.exp(-np.where(np.isfinite(nll), nll, np.inf).astype(np.float64))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tamis.column.normalising import Scale
 from tamis.errors import RecipeError
-from tamis.normalising import Scale
 from tamis.values import Column, Need
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Blend:
         """The blend of every row by its key; `note` counts the rows that lack a column."""
         import numpy as np
 
-        from tamis.fitted import by_key
+        from tamis.column.fitted import by_key
 
         groups = view.groups(self.per) if self.per is not None else np.zeros(len(view), np.int8)
         total, reasons = np.zeros(len(view)), np.zeros(len(view), np.uint8)
@@ -68,7 +68,7 @@ class Blend:
         """(n,) on the scale, group by group, over the rows that have a value."""
         import numpy as np
 
-        from tamis.normalising import normalised
+        from tamis.column.normalising import normalised
 
         known = np.isfinite(values)
         done = np.full(len(values), np.nan)
@@ -79,7 +79,7 @@ class Blend:
 
     def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
         """Column `score`, a weighted sum; NaN with the reason of the first column that has none."""
-        from tamis.fitted import column_of
+        from tamis.column.fitted import column_of
 
         unit = "weighted values" if self.normalise == "none" else f"weighted {self.normalise}"
         return {"score": column_of(have, "score", unit)}

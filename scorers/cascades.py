@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tamis.errors import RecipeError
-from tamis.reductions import RESPONSE, ResponseTokens, column, response_reasons
+from tamis.prediction.reductions import RESPONSE, ResponseTokens, column, response_reasons
 
 if TYPE_CHECKING:
     from tamis.values import Column, Need

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.criteria import column
+from tamis.column.row_fields import field_of
 from tamis.errors import RecipeError
-from tamis.row_fields import field_of
+from tamis.text.criteria import column
 from tamis.values import Column, Need, Reason
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ class ConceptLabel:
 
     After "Explore Spurious Correlations at the Concept Level in Language Models for Text Classification" (Zhou et al.
     2024), which asks a language model for concepts; here they are `meta.NAME` (tags), another field of the row, or
-    `clusters` of embeddings (`tamis.concepts`). PMI = ln(n(c, l) n / (n(c) n(l))) in nats, over the rows of a source. A
-    row has that of its concept with the highest; pairs in fewer than `least` rows do not count. `label`: `answer` (the
-    answer itself, where it has at most three words), `label` (of rated rows), or a field of the row.
+    `clusters` of embeddings (`tamis.vectors.concepts`). PMI = ln(n(c, l) n / (n(c) n(l))) in nats, over the rows of a
+    source. A row has that of its concept with the highest; pairs in fewer than `least` rows do not count. `label`:
+    `answer` (the answer itself, where it has at most three words), `label` (of rated rows), or a field of the row.
 
     `weight` = exp(-PMI) = n(c) n(l) / (n n(c, l)) is the quota that makes concept and label independent. Our reduction
     to rows; no published value.
@@ -43,8 +43,8 @@ class ConceptLabel:
     fits_rows: ClassVar[bool] = True  # numbers of single rows: new ones have none until it is fitted anew
 
     def __post_init__(self) -> None:
-        from tamis import concepts
-        from tamis.row_fields import check_field
+        from tamis.column.row_fields import check_field
+        from tamis.vectors import concepts
 
         concepts.check("concept-label", self.concepts, ())
         if self.label not in (ANSWER, RATED):
@@ -55,7 +55,7 @@ class ConceptLabel:
     @property
     def needs(self) -> frozenset[Need]:
         """Lengths, and hidden states where concepts are clusters."""
-        from tamis import concepts
+        from tamis.vectors import concepts
 
         return concepts.needs_of(self.concepts)
 
@@ -66,7 +66,8 @@ class ConceptLabel:
         """
         import numpy as np
 
-        from tamis import concepts, keyed
+        from tamis.column import keyed
+        from tamis.vectors import concepts
 
         found = concepts.of_view(view, "concept-label", self.concepts, duplicates="keep")
         sources = _all(field_of(shard, "source") for shard in view.pool.shards)
@@ -98,7 +99,7 @@ class ConceptLabel:
         """
         import numpy as np
 
-        from tamis import keyed
+        from tamis.column import keyed
 
         kept = have["fit"]
         places, _ = keyed.of_shard(kept, have.shard)
@@ -111,8 +112,8 @@ class ConceptLabel:
 
     def _labels(self, shard: Shard) -> list[str]:
         """The label of every row; "" where it has none."""
-        from tamis.passages import of_row
-        from tamis.words import plain, words_of
+        from tamis.text.passages import of_row
+        from tamis.text.words import plain, words_of
 
         if self.label == RATED:
             return ["" if one is None else str(one) for one in shard.table(["label"]).column("label").to_pylist()]

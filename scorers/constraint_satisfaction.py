@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.criteria import column
+from tamis.text.criteria import column
 from tamis.values import Column, Need, Reason
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class ConstraintSatisfaction:
     """Share of a prompt's checkable constraints that the answer keeps (ACT, 2024; IFEval).
 
-    Constraints are found in the prompt by patterns (`tamis.constraints`): numbers of words, sentences, paragraphs and
-    bullets, words that must or must not occur, beginnings and ends, case, JSON, language. Our form, after IFEval; the
-    paper has no list, and there is no published value. Several exchanges: over the constraints of all of them.
+    Constraints are found in the prompt by patterns (`tamis.text.constraints`): numbers of words, sentences, paragraphs
+    and bullets, words that must or must not occur, beginnings and ends, case, JSON, language. Our form, after IFEval;
+    the paper has no list, and there is no published value. Several exchanges: over the constraints of all of them.
     `tolerance`: how far a plain "in 200 words" may be missed.
 
     Constraints are found in 2 % of the rows of 32 public sets, 60 % of them kept. Of original answers and their expert
@@ -52,8 +52,8 @@ class ConstraintSatisfaction:
         }
 
     def _of(self, row: Row) -> tuple[int, int]:
-        from tamis.constraints import constraints_of
-        from tamis.passages import exchanges
+        from tamis.text.constraints import constraints_of
+        from tamis.text.passages import exchanges
 
         kept = found = 0
         for asked, answer in exchanges(row):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.criteria import column
+from tamis.text.criteria import column
 from tamis.values import Column, Need, Reason
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class CotTrace:
         """
         import numpy as np
 
-        from tamis.passages import of_row
+        from tamis.text.passages import of_row
 
         reasons = np.array(have["text"]["reason"], np.uint8)
         texts = [of_row(row).response for row in have.shard.read()]
@@ -92,7 +92,7 @@ def _logs(have: ShardSignals) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     """log(1 + words) of prompts and of responses."""
     import numpy as np
 
-    from tamis.text_statistics import statistic
+    from tamis.text.text_statistics import statistic
 
     signal = have["text"]
     asked, answered = (np.log1p(statistic(np.asarray(signal[field]), "words")) for field in ("prompt", "response"))
@@ -100,7 +100,7 @@ def _logs(have: ShardSignals) -> tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def _repeated(text: str) -> float:
-    from tamis.words import plain
+    from tamis.text.words import plain
 
     steps = [plain(step.strip()) for step in _STEP.split(text) if step.strip()]
     return 1 - len(set(steps)) / len(steps) if steps else 0.0
@@ -108,7 +108,7 @@ def _repeated(text: str) -> float:
 
 def _contradicts(text: str) -> float:
     """1 where the answer given is not what was worked out, 0 where it is, NaN where one of them is not to be found."""
-    from tamis.arithmetic import final_answers
+    from tamis.text.arithmetic import final_answers
 
     thought = list(_THOUGHT.finditer(text))
     if thought:
@@ -124,8 +124,8 @@ def _contradicts(text: str) -> float:
 
 def _differ(declared: str, given: str) -> float:
     """Whether two answers differ: as numbers where both hold one, else as words."""
-    from tamis.arithmetic import numbers_of
-    from tamis.words import plain, words_of
+    from tamis.text.arithmetic import numbers_of
+    from tamis.text.words import plain, words_of
 
     numbers = [numbers_of(one) for one in (declared, given)]
     if all(numbers):
@@ -135,7 +135,7 @@ def _differ(declared: str, given: str) -> float:
 
 def _differ_from_value(reasoning: str, given: str) -> float:
     """Whether an answer differs from the last number behind an equals sign; NaN where either holds no number."""
-    from tamis.arithmetic import numbers_of
+    from tamis.text.arithmetic import numbers_of
 
     values, answers = _VALUE.findall(reasoning), numbers_of(given)
     value = numbers_of(values[-1])[:1] if values else []

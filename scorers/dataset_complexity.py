@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.criteria import column
+from tamis.column.row_fields import check_field, field_of
 from tamis.errors import RecipeError
-from tamis.row_fields import check_field, field_of
+from tamis.text.criteria import column
 from tamis.values import Column, Need, Reason
 
 if TYPE_CHECKING:
-    from tamis.passages import Passages
+    from tamis.text.passages import Passages
     from tamis.values import Arrays
     from tamis.views import PoolView, ShardSignals
 
@@ -60,7 +60,7 @@ class DatasetComplexity:
         """`group` (g,) uint64 digests of the groups' names, ascending, and `values` (g, 4) float64; a note."""
         import numpy as np
 
-        from tamis.pairing import short_keys
+        from tamis.demonstrations.pairing import short_keys
 
         names = [name for shard in view.pool.shards for name in field_of(shard, self.by)]
         draws = short_keys(view.pool.table(["key"]).column("key").to_pylist(), self.seed)
@@ -81,7 +81,7 @@ class DatasetComplexity:
         """Columns `compression`, `distinct`, `overlap` and `spread` of the row's group; NaN where it has none."""
         import numpy as np
 
-        from tamis.pairing import short_keys
+        from tamis.demonstrations.pairing import short_keys
 
         names = field_of(have.shard, self.by)
         reasons = np.where([not name for name in names], int(Reason.UNGROUPED), 0).astype(np.uint8)
@@ -94,8 +94,8 @@ class DatasetComplexity:
         """The four measures of the rows at these places."""
         import numpy as np
 
-        from tamis.passages import of_row
-        from tamis.words import Flat, WordHashes, ngrams, plain, raw_bytes, words_of
+        from tamis.text.passages import of_row
+        from tamis.text.words import Flat, WordHashes, ngrams, plain, raw_bytes, words_of
 
         packer, known = zlib.compressobj(6), WordHashes()
         size = small = total = 0
@@ -121,7 +121,7 @@ _SHOWN = 8
 
 def _overlap(text: Passages) -> float:
     """Share of the different words of an answer that stand in its prompt."""
-    from tamis.words import plain, words_of
+    from tamis.text.words import plain, words_of
 
     answer = set(words_of(plain(text.response)))
     return len(answer & set(words_of(plain(text.prompt)))) / max(1, len(answer))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tamis.reductions import RESPONSE, column, columns, response_reasons
-from tamis.row_fields import check_field, field_of
+from tamis.column.row_fields import check_field, field_of
+from tamis.prediction.reductions import RESPONSE, column, columns, response_reasons
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:

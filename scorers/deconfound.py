@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.confounding import Confounder, Form
+from tamis.column.confounding import Confounder, Form
 from tamis.errors import RecipeError
 from tamis.grouping import CLUSTERS, FIELDS
 from tamis.values import Column, Need, Reason
@@ -64,8 +64,8 @@ class Deconfound:
         """Residual and prediction of every row by its key; facts: `r2` by confounder, `r2_all` held out, a note."""
         import numpy as np
 
-        from tamis.confounding import cross_fitted, explained, folds_of
-        from tamis.fitted import by_key, order_of
+        from tamis.column.confounding import cross_fitted, explained, folds_of
+        from tamis.column.fitted import by_key, order_of
 
         order = order_of(view.pool)  # sums are taken in it
         column = view.column(self.column)
@@ -98,7 +98,7 @@ class Deconfound:
         return Confounder(name, column.values if numbers else view.groups(name))
 
     def _facts(self, score: NDArray[np.float64], on: list[Confounder], held_out: float) -> dict[str, Any]:
-        from tamis.confounding import r_squared
+        from tamis.column.confounding import r_squared
 
         alone = {one.name: round(r_squared(score, one, self.form), 6) for one in on}
         said = ", ".join(f"{name} {share:.2f}" for name, share in alone.items())
@@ -109,7 +109,7 @@ class Deconfound:
 
     def score(self, have: ShardSignals, /) -> Mapping[str, Column]:
         """Columns `residual` and `raw`, in the unit of the column; NaN with the column's reason."""
-        from tamis.fitted import column_of
+        from tamis.column.fitted import column_of
 
         unit = have.column(self.column).unit
         return {name: column_of(have, name, unit) for name in ("residual", "raw")}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tamis.rating_prompts import RatingSet, rating_set
+from tamis.answers.rating_prompts import RatingSet, rating_set
 from tamis.values import Need, Reason, Role
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ class Deita:
         """Column `score`, points (the product has no unit of its own)."""
         import numpy as np
 
-        from tamis.readouts import Readings
-        from tamis.reductions import column
+        from tamis.answers.readouts import Readings
+        from tamis.prediction.reductions import column
 
         asked = [rating_set(self.complexity), rating_set(self.quality)]
         keys = [_need(by).key for by in (self.complexity_by, self.quality_by)]
@@ -113,8 +113,8 @@ class Deita:
 
 
 def _one(have: ShardSignals, key: str, asked: RatingSet, turns: Turns) -> Mapping[str, Column]:
-    from tamis.readouts import Readings
-    from tamis.reductions import column
+    from tamis.answers.readouts import Readings
+    from tamis.prediction.reductions import column
 
     read = Readings.of(have[key], asked)
     return {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tamis.reductions import columns
+from tamis.prediction.reductions import columns
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:

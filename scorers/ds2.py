@@ -28,12 +28,12 @@ class Ds2:
 
     arXiv:2410.10877. `rating`: a column of ratings, such as `meta.rating`. With `scale: ten` they are compressed as
     published (at most 4 -> 0, 5 -> 1, …, 9 and 10 -> 5), else rounded (a half goes up). The transition matrix T and
-    prior p come from label triples of rows and their two nearest (`tamis.transitions`). Then, in each of `rounds`, k
-    nearest voters, a share `voters` of the rows, give every row a distribution q over labels, by cosine; of class c the
-    share 1 - T_cc p_c / p̃_c with the largest -log q[own] is suspected (0.05 and 0.95 where that is no share). A row is
-    in error where it is suspected in more than half of the rounds; its label is replaced by the one most often first
-    among the others where P(suggested) · P(error) >= `confidence`. `long-tail`: tanh(d / 2), d the mean cosine distance
-    to the k nearest.
+    prior p come from label triples of rows and their two nearest (`tamis.column.transitions`). Then, in each of
+    `rounds`, k nearest voters, a share `voters` of the rows, give every row a distribution q over labels, by cosine; of
+    class c the share 1 - T_cc p_c / p̃_c with the largest -log q[own] is suspected (0.05 and 0.95 where that is no
+    share). A row is in error where it is suspected in more than half of the rounds; its label is replaced by the one
+    most often first among the others where P(suggested) · P(error) >= `confidence`. `long-tail`: tanh(d / 2), d the
+    mean cosine distance to the k nearest.
 
     Unlike the released code a row is never its own neighbour, no row is doubled, and a row without a rating is no row
     of the worst class, but has no score. Rounds differ in their voters, where the code draws samples of fixed size.
@@ -73,7 +73,7 @@ class Ds2:
         """
         import numpy as np
 
-        from tamis.transitions import Consensus, neighbours, transition
+        from tamis.column.transitions import Consensus, neighbours, transition
 
         keys, vectors, labels = self._rows(view)
         classes = TOP if self.scale == "ten" else int(labels.max()) + 1
@@ -106,8 +106,8 @@ class Ds2:
         """Columns `score`, `label`, `corrected` (classes from 0), `error` (probability) and `long-tail` (in [0, 1))."""
         import numpy as np
 
-        from tamis.pairing import short_keys
-        from tamis.reductions import column
+        from tamis.demonstrations.pairing import short_keys
+        from tamis.prediction.reductions import column
 
         fitted, given = have["fit"], have.column(self.rating)
         wanted = short_keys(have.shard.table(["key"]).column("key").to_pylist())
@@ -125,8 +125,8 @@ class Ds2:
         """Keys, unit vectors and labels of the rows that have both, in the order of keys, not of the pool."""
         import numpy as np
 
-        from tamis.index import unit
-        from tamis.pairing import short_keys
+        from tamis.demonstrations.pairing import short_keys
+        from tamis.vectors.index import unit
 
         rating = view.column(self.rating)
         vectors = unit(view.signal("tokens", "pooled"))

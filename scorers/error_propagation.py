@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.criteria import column
+from tamis.text.criteria import column
 from tamis.values import Column, Need, Reason
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class ErrorPropagation:
     """Errors in worked steps, static and dynamic (after Havrilla and Iyer 2024).
 
-    Steps `expression = value` are read in order by a parser of our own (`tamis.arithmetic`; nothing is ever executed).
-    A step is wrong where its value is not what the expression gives; *static* where no later step uses the value, and
-    steps that work on with it, however rightly, are *dynamic*. The paper finds static noise nearly harmless and dynamic
-    noise destructive. Our form; no published value.
+    Steps `expression = value` are read in order by a parser of our own (`tamis.text.arithmetic`; nothing is ever
+    executed). A step is wrong where its value is not what the expression gives; *static* where no later step uses the
+    value, and steps that work on with it, however rightly, are *dynamic*. The paper finds static noise nearly harmless
+    and dynamic noise destructive. Our form; no published value.
 
     On generated traces (`tamis.data.noisy_traces`, 300 rows) `score` finds dynamic noise with an AUC of 0.95 and
     `wrong` either noise with 0.99. On model solutions of GSM8K it has next to no signal (`wrong` 0.53, `score` 0.51,
@@ -38,8 +38,8 @@ class ErrorPropagation:
         """Columns `score` (dynamic / steps), `static`, `wrong` (shares of steps), `steps`; NaN where there is none."""
         import numpy as np
 
-        from tamis.arithmetic import trace_of
-        from tamis.passages import of_row
+        from tamis.text.arithmetic import trace_of
+        from tamis.text.passages import of_row
 
         rows = have.shard.read()
         texts = [of_row(row) for row in rows]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tamis.criteria import Criterion, Field, columns_of, ratio, reasons_of
 from tamis.errors import RecipeError
+from tamis.text.criteria import Criterion, Field, columns_of, ratio, reasons_of
 from tamis.values import Column, Need
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Gopher:
     English fail. `rules: sft` therefore judges only what is a fault of an answer too: repetition, the upper bound on
     length, broken encoding and an end in mid-sentence; `published` judges Gopher's own. All columns are given either
     way. Thresholds are the published ones, as datatrove has them, and bounds are included. `top_ngrams` are for n = 2,
-    3, 4 and `duplicate_ngrams` for n = 5 to 10, as shares of the characters of words (`tamis.repetition`).
+    3, 4 and `duplicate_ngrams` for n = 5 to 10, as shares of the characters of words (`tamis.text.repetition`).
 
     No published value. Of 250 rows each of 32 public instruction sets `published` fails 71 % and `sft` 22 %. Where
     faults are known (the shipped pool) `failed` of `sft` finds broken encodings with an AUC of 0.97 and truncated
@@ -188,6 +188,6 @@ class _Table:
         self._table = np.asarray(have["text"][field])
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:
-        from tamis.text_statistics import statistic
+        from tamis.text.text_statistics import statistic
 
         return statistic(self._table, name)

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.criteria import column
 from tamis.errors import RecipeError
+from tamis.text.criteria import column
 from tamis.values import Column, Need
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.concepts import Concepts
     from tamis.values import Arrays
+    from tamis.vectors.concepts import Concepts
     from tamis.views import PoolView, ShardSignals
 
 
@@ -36,7 +36,7 @@ class InsTag:
     fits_rows: ClassVar[bool] = True  # numbers of single rows: new ones have none until it is fitted anew
 
     def __post_init__(self) -> None:
-        from tamis import concepts
+        from tamis.vectors import concepts
 
         if self.tags == concepts.CLUSTERS:
             raise RecipeError("instag: clusters are no tags; name a field of the rows, such as meta.tags")
@@ -47,7 +47,7 @@ class InsTag:
     @property
     def needs(self) -> frozenset[Need]:
         """Lengths, which say which rows can be used."""
-        from tamis import concepts
+        from tamis.vectors import concepts
 
         return concepts.needs_of(self.tags)
 
@@ -58,7 +58,8 @@ class InsTag:
         """
         import numpy as np
 
-        from tamis import concepts, keyed
+        from tamis.column import keyed
+        from tamis.vectors import concepts
 
         found = concepts.of_view(view, "instag", self.tags, duplicates="keep")
         rounds, added = complexity_first(found.concepts, found.keys, self.rounds)
@@ -73,7 +74,7 @@ class InsTag:
         """Columns `score` (tags of the row), `coverage` (tags newly covered) and `round` (from 1)."""
         import numpy as np
 
-        from tamis import keyed
+        from tamis.column import keyed
 
         kept = have["fit"]
         places, _ = keyed.of_shard(kept, have.shard)

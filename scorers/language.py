@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.criteria import column
+from tamis.text.criteria import column
 from tamis.values import Column, Need, Reason
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Language:
         """
         import numpy as np
 
-        from tamis.languages import NO_LANGUAGE, code_of
+        from tamis.text.languages import NO_LANGUAGE, code_of
 
         signal = have["language"]
         asked, answered = np.asarray(signal["prompt"]), np.asarray(signal["response"])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.reductions import column
+from tamis.prediction.reductions import column
 from tamis.values import Need, Reason, text_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tamis.criteria import column
+from tamis.text.criteria import column
 from tamis.values import Column, Need, Reason
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ class LongOutput:
         return {name: column(values[:, at], unit, reasons) for at, (name, unit) in enumerate(units.items())}
 
     def _of(self, row: Row) -> list[tuple[float, float, float]]:
-        from tamis.passages import exchanges
-        from tamis.words import words_of
+        from tamis.text.passages import exchanges
+        from tamis.text.words import words_of
 
         judged = []
         for asked, answer in exchanges(row):

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.rating_prompts import GENERATED, RatingSet, rating_set
-from tamis.sampling import Sampling
+from tamis.answers.rating_prompts import GENERATED, RatingSet, rating_set
+from tamis.answers.sampling import Sampling
 from tamis.values import Need, Role
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class ModsNecessity:
         """Column `score`, points of the generated answer, and `necessary`, 1 where that is below the threshold."""
         import numpy as np
 
-        from tamis.readouts import Readings
-        from tamis.reductions import column
+        from tamis.answers.readouts import Readings
+        from tamis.prediction.reductions import column
 
         if self.column is not None:
             given = have.column(self.column)

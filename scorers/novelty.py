@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tamis.errors import RecipeError
-from tamis.reductions import RESPONSE, ResponseTokens, column, columns, response_reasons
+from tamis.prediction.reductions import RESPONSE, ResponseTokens, column, columns, response_reasons
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from tamis.answers.sampling import Sampling
 from tamis.errors import RecipeError
-from tamis.sampling import Sampling
 from tamis.values import Column, Need, Reason
 from tamis.verifiers import Verify
 
@@ -90,7 +90,7 @@ class ThinkPruneTrain:
         """Columns `score` (0 or 1), `sample` (a place) and `distinct` (answers)."""
         import numpy as np
 
-        from tamis.sampling import Samples
+        from tamis.answers.sampling import Samples
 
         signal, samples = have["verdicts"], Samples(have["generations"])
         reasons = np.asarray(signal["reason"], np.uint8)
@@ -228,8 +228,8 @@ class Vps:
         """(n,) in [0, 1]; NaN where no sample is long enough, or, for self-BLEU, where there is one alone."""
         import numpy as np
 
-        from tamis.sampling import Samples
-        from tamis.similarity import distinct, self_bleu
+        from tamis.answers.sampling import Samples
+        from tamis.text.similarity import distinct, self_bleu
 
         samples = Samples(signal)
         lists = [[text.split() for text in samples.texts(row)] for row in range(len(samples))]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tamis.rating_prompts import RatingSet, rating_set
+from tamis.answers.rating_prompts import RatingSet, rating_set
 from tamis.values import Need, Role
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Rating:
 
         Where `outside` is near 1, the model did not take the question up, and the score says little.
         """
-        from tamis.readouts import Readings
-        from tamis.reductions import column
+        from tamis.answers.readouts import Readings
+        from tamis.prediction.reductions import column
 
         one = rating_set(self.prompts)
         (need,) = self.needs

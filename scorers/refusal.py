@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.criteria import column
+from tamis.text.criteria import column
 from tamis.values import Column, Need
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Refusal:
         """
         import numpy as np
 
-        from tamis.text_statistics import statistic
+        from tamis.text.text_statistics import statistic
 
         signal = have["text"]
         table, reasons = np.asarray(signal["response"]), np.asarray(signal["reason"])

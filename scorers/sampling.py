@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tamis.sampling import Sampling
+from tamis.answers.sampling import Sampling
 from tamis.values import Column, Need, Reason
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.sampling import Samples
+    from tamis.answers.sampling import Samples
     from tamis.views import ShardSignals
 
 Form = Literal["discrete", "rao", "mc", "kuhn"]
@@ -125,7 +125,7 @@ class VariationRatio:
         return _scored(have, of, units)
 
     def _alike(self, one: str, two: str) -> float:
-        from tamis.similarity import jaccard
+        from tamis.text.similarity import jaccard
         from tamis.verifiers.answers import answer_of, plain
 
         if self.similarity == "words":
@@ -174,7 +174,7 @@ def _scored(
     """Columns of what `of` says of every row with samples; NaN (no log-probability, too few samples) has a reason."""
     import numpy as np
 
-    from tamis.sampling import Samples
+    from tamis.answers.sampling import Samples
 
     samples = Samples(have["generations"])
     base = np.asarray(samples.signal["reason"], np.uint8)

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from tamis.answers.rating_prompts import RatingSet, rating_set
 from tamis.errors import RecipeError
-from tamis.rating_prompts import RatingSet, rating_set
 from tamis.values import Need, Role
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.readouts import Readings
+    from tamis.answers.readouts import Readings
     from tamis.values import Column
     from tamis.views import ShardSignals
 
@@ -73,8 +73,8 @@ class SelectIt:
         """
         import numpy as np
 
-        from tamis.readouts import Readings
-        from tamis.reductions import column
+        from tamis.answers.readouts import Readings
+        from tamis.prediction.reductions import column
 
         reads = [Readings.of(have[self._need(role).key], rating_set(self.prompts)) for role in self.models]
         points = [self.points(read.over_labels()) for read in reads]

@@ -54,7 +54,7 @@ class Stm:
         """1 where a response token is trained, 0 where it is masked or has no finite loss."""
         import numpy as np
 
-        from tamis.weighting import responses
+        from tamis.training.weighting import responses
 
         offsets, (nll,) = responses(have["tokens"], "nll")
         bound = np.float32(math.log(self.threshold))
@@ -71,7 +71,7 @@ class Stm:
         """As many tokens of every row as `kept` has, others."""
         import numpy as np
 
-        from tamis.pairing import short_keys
+        from tamis.demonstrations.pairing import short_keys
 
         drawn = np.zeros_like(kept)
         for row, draw in enumerate(short_keys(keys, self.seed).tolist()):

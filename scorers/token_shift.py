@@ -51,7 +51,7 @@ class TokenShift:
         """The weight of the class of every response token; 0 where its loss is not finite."""
         import numpy as np
 
-        from tamis.weighting import responses
+        from tamis.training.weighting import responses
 
         offsets, (rank, nll) = responses(have["tokens"], "rank", "nll")
         weights = np.select([rank <= 1, rank <= self.last], [self.unshifted, self.marginal], self.shifted)

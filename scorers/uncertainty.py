@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.reductions import RESPONSE, ResponseTokens, Turns, column, columns, response_reasons
+from tamis.prediction.reductions import RESPONSE, ResponseTokens, Turns, column, columns, response_reasons
 
 if TYPE_CHECKING:
     from tamis.values import Column, Need

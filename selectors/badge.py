@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.distances import Spread
     from tamis.values import Budget, Machine, Subset
+    from tamis.vectors.distances import Spread
     from tamis.views import PoolView
 
 
@@ -100,7 +100,7 @@ def drawn_by_distance(
     `bits` (m,) are the rows' own random bits. Without centres the longest vector comes first. Rows equal to one drawn
     come last, the lower place first.
     """
-    from tamis.distances import spread
+    from tamis.vectors.distances import spread
 
     return spread(
         vectors,

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tamis.embeddings import needs_of
 from tamis.errors import RecipeError
-from tamis.nearness import Duplicates
 from tamis.values import Need
+from tamis.vectors.embeddings import needs_of
+from tamis.vectors.nearness import Duplicates
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.clusters import Clusters
-    from tamis.embeddings import Embeddings
     from tamis.values import Budget, Machine, Subset
+    from tamis.vectors.clusters import Clusters
+    from tamis.vectors.embeddings import Embeddings
     from tamis.views import PoolView
 
 _DIGITS = 6  # of a cosine
@@ -61,7 +61,7 @@ class KMeansBalanced:
 
         from tamis.budgets import by_shares, pick
         from tamis.draws import of_keys
-        from tamis.embeddings import of_pool
+        from tamis.vectors.embeddings import of_pool
 
         rows = of_pool(view, "k-means-balanced", self.duplicates)
         found = self._clusters(view, rows)
@@ -81,7 +81,7 @@ class KMeansBalanced:
 
         import numpy as np
 
-        from tamis.clusters import k_means
+        from tamis.vectors.clusters import k_means
 
         keys = np.array(view.pool.table(["key"]).column("key").to_pylist(), dtype=np.str_)[rows.places]
         order = np.argsort(keys, kind="stable")

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.concepts import CLUSTERS, check, needs_of, of_view
 from tamis.errors import RecipeError
-from tamis.nearness import Duplicates
 from tamis.values import Need
+from tamis.vectors.concepts import CLUSTERS, check, needs_of, of_view
+from tamis.vectors.nearness import Duplicates
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.concepts import Conceived
     from tamis.values import Budget, Machine, Subset
+    from tamis.vectors.concepts import Conceived
     from tamis.views import PoolView
 
 
@@ -66,9 +66,9 @@ class CabsDm:
 
         import numpy as np
 
-        from tamis.balance import Balance, goals_of, said_of
         from tamis.budgets import fill, order_for, pick
         from tamis.draws import of_keys
+        from tamis.vectors.balance import Balance, goals_of, said_of
 
         found = of_view(view, "cabs-dm", self.concepts, sizes=self.sizes, seed=self.seed, duplicates=self.duplicates)
         fill(found.places, budget, view.cost)  # an error where the budget buys not even the smallest row

@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tamis import embeddings
 from tamis.errors import DataError, RecipeError
-from tamis.nearness import POOLED, Duplicates
 from tamis.values import Need
+from tamis.vectors import embeddings
+from tamis.vectors.nearness import POOLED, Duplicates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +100,7 @@ class CoverageGap:
         """Unit embeddings of at most `sample` rows of the target or of existing data."""
         import numpy as np
 
-        from tamis.index import unit
+        from tamis.vectors.index import unit
 
         if side is None:
             raise DataError(f"coverage-gap has no {name}: name its files in the recipe, or give --{name}")

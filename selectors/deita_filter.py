@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.embeddings import needs_of
 from tamis.errors import RecipeError
 from tamis.values import Need
+from tamis.vectors.embeddings import needs_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.embeddings import Embeddings
     from tamis.values import Budget, Machine, Subset
+    from tamis.vectors.embeddings import Embeddings
     from tamis.views import PoolView
 
 _BLOCK = 512
@@ -64,7 +64,7 @@ class Deita:
         import numpy as np
 
         from tamis.budgets import order_for, order_of, pick
-        from tamis.embeddings import of_existing, of_pool
+        from tamis.vectors.embeddings import of_existing, of_pool
 
         values, reasons, unit = self._values(view)
         rows = of_pool(view, "deita")
@@ -101,7 +101,7 @@ class Deita:
         """Vectors of the candidates and of the rows chosen before, less the mean of the candidates where asked."""
         import numpy as np
 
-        from tamis.index import unit
+        from tamis.vectors.index import unit
 
         if not self.centred:
             return rows.vectors, existing

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from tamis.demonstrations.utility_kernels import Distance, Other, Shape
 from tamis.errors import RecipeError
-from tamis.nearness import POOLED, Duplicates
-from tamis.utility_kernels import Distance, Other, Shape
 from tamis.values import Need
+from tamis.vectors.nearness import POOLED, Duplicates
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tamis.demonstrations.utility_kernels import Found, Utilities
     from tamis.submodular.kernels import Kernel
     from tamis.submodular.objective import Objective
-    from tamis.utility_kernels import Found, Utilities
     from tamis.values import Budget, Machine, Subset
     from tamis.views import PoolView
 
@@ -77,8 +77,8 @@ class Delift:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows; a gain is what a row added to the objective when it was picked."""
+        from tamis.demonstrations.utility_kernels import shaped, utilities
         from tamis.submodular.selecting import subset_of
-        from tamis.utility_kernels import shaped, utilities
 
         found = utilities(view, self.distance, self._other, "delift")
         inside, notes = self._with_surrogate(view, found)
@@ -100,8 +100,8 @@ class Delift:
         """Utilities within the pool, those predicted among them, and what is to be said of these."""
         if not self.surrogate:
             return found.inside, ()
-        from tamis.index import unit
-        from tamis.surrogate import fill_in, fit
+        from tamis.demonstrations.surrogate import fill_in, fit
+        from tamis.vectors.index import unit
 
         vectors = unit(view.signal("tokens", "pooled")[found.places])
         network = fit(vectors, found.inside, self.seed)
@@ -155,10 +155,10 @@ class DeliftSe:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows; a gain is what a row added to the objective when it was picked."""
-        from tamis import embeddings
         from tamis.submodular.cosines import nearest
         from tamis.submodular.selecting import subset_of
         from tamis.submodular.similar import kernel_of
+        from tamis.vectors import embeddings
 
         found = embeddings.of_pool(view, "delift-se", self.duplicates)
         kernel, notes = kernel_of(_lifted(found.vectors), "auto", self.neighbours, on)

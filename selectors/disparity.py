@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.embeddings import needs_of
-from tamis.nearness import Duplicates
+from tamis.vectors.embeddings import needs_of
+from tamis.vectors.nearness import Duplicates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,10 +38,10 @@ class DisparitySum:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is the distance to all before."""
-        from tamis.embeddings import of_pool
         from tamis.submodular import disparity
         from tamis.submodular.cosines import Cosine
         from tamis.submodular.selecting import subset_of
+        from tamis.vectors.embeddings import of_pool
 
         rows = of_pool(view, "disparity-sum", self.duplicates)
         objective = disparity.DisparitySum(Cosine(rows.vectors))
@@ -75,11 +75,11 @@ class DisparityMin:
         import numpy as np
 
         from tamis.budgets import order_for, pick
-        from tamis.embeddings import of_pool
         from tamis.submodular import disparity
         from tamis.submodular.cosines import Cosine
         from tamis.submodular.maximise import Limit, maximise
         from tamis.submodular.selecting import limit_of, subset_of
+        from tamis.vectors.embeddings import of_pool
 
         rows = of_pool(view, "disparity-min", self.duplicates)
         objective = disparity.DisparityMin(Cosine(rows.vectors))

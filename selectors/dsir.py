@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tamis.errors import DataError, RecipeError
-from tamis.nearness import Duplicates
 from tamis.values import Need, Reason
+from tamis.vectors.nearness import Duplicates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +87,7 @@ class Dsir:
         """(n,) log w, or its mean; (n,) why a row may not be drawn."""
         import numpy as np
 
-        from tamis.nearness import repeats
+        from tamis.vectors.nearness import repeats
 
         if view.target is None:
             raise DataError("dsir has no target: name target files in the recipe, or give --target")

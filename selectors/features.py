@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tamis import concepts
-from tamis.concepts import CLUSTERS
-from tamis.embeddings import needs_of
-from tamis.nearness import Duplicates
 from tamis.submodular.coverage import Concave
 from tamis.submodular.maximise import Method, maximiser_of
+from tamis.vectors import concepts
+from tamis.vectors.concepts import CLUSTERS
+from tamis.vectors.embeddings import needs_of
+from tamis.vectors.nearness import Duplicates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,10 +55,10 @@ class FeatureBased:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is what the row added to the objective."""
-        from tamis.embeddings import of_pool
         from tamis.submodular import coverage
         from tamis.submodular.kernels import Dense
         from tamis.submodular.selecting import subset_of
+        from tamis.vectors.embeddings import of_pool
 
         rows = of_pool(view, "feature-based", self.duplicates)
         objective = coverage.FeatureBased(Dense(_parts(rows.vectors).T), self.concave)

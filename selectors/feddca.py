@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tamis import grouping
-from tamis.embeddings import needs_of
 from tamis.errors import DataError, RecipeError
-from tamis.nearness import Duplicates
 from tamis.values import Need
+from tamis.vectors.embeddings import needs_of
+from tamis.vectors.nearness import Duplicates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.embeddings import Embeddings
     from tamis.values import Budget, Machine, Subset
+    from tamis.vectors.embeddings import Embeddings
     from tamis.views import PoolView
 
 _DIGITS = 9  # of a mean of cosines: beyond, it hangs on the order of rows
@@ -71,8 +71,8 @@ class FedDca:
         import numpy as np
 
         from tamis.budgets import order_for, pick, round_robin
-        from tamis.embeddings import of_pool
-        from tamis.index import similarities
+        from tamis.vectors.embeddings import of_pool
+        from tamis.vectors.index import similarities
 
         rows = of_pool(view, "feddca", self.duplicates)
         found, clients = self._centres(view, rows)
@@ -95,7 +95,7 @@ class FedDca:
         """Centres (K, d) of all clients, in order of name, and the number of the client of each."""
         import numpy as np
 
-        from tamis.clusters import k_means
+        from tamis.vectors.clusters import k_means
 
         vectors, names, keys = self._data(view, rows)
         order = np.argsort(np.array(keys), kind="stable")  # k-means starts from rows by their place
@@ -107,7 +107,7 @@ class FedDca:
         """The clients' rows: embeddings, client, key."""
         import numpy as np
 
-        from tamis.index import unit
+        from tamis.vectors.index import unit
 
         if self.clients == "pool":
             keys = view.pool.table(["key"]).column("key").take(rows.places).to_pylist()

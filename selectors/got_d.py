@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis import embeddings
 from tamis.errors import RecipeError
-from tamis.nearness import Duplicates
+from tamis.vectors import embeddings
+from tamis.vectors.nearness import Duplicates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.embeddings import needs_of
 from tamis.errors import RecipeError
-from tamis.nearness import Duplicates
 from tamis.values import Need
+from tamis.vectors.embeddings import needs_of
+from tamis.vectors.nearness import Duplicates
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.distances import Spread
     from tamis.values import Budget, Machine, Subset
+    from tamis.vectors.distances import Spread
     from tamis.views import PoolView
 
 
@@ -56,7 +56,7 @@ class KCenter:
         import numpy as np
 
         from tamis.budgets import fill, pick
-        from tamis.embeddings import of_existing, of_pool
+        from tamis.vectors.embeddings import of_existing, of_pool
 
         rows = of_pool(view, "k-center", self.duplicates)
         fill(rows.places, budget, view.cost)  # an error where the budget buys not even the smallest row
@@ -89,7 +89,7 @@ def farthest_first(
     Without centres the row nearest to the mean comes first. `trim`: share of the rows, farthest first, that a step
     passes over. Ties go to the lower place.
     """
-    from tamis.distances import spread, squared
+    from tamis.vectors.distances import spread, squared
 
     passed = int(trim * len(vectors))
 

@@ -76,7 +76,7 @@ class Less:
         """Scores by row and task, NaN where a row cannot be ranked, and why."""
         import numpy as np
 
-        from tamis.nearness import repeats
+        from tamis.vectors.nearness import repeats
 
         scores = view.signal("influence", "scores").astype(np.float32)
         reasons = view.signal("influence", "reason").astype(np.uint8)

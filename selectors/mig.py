@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.concepts import CLUSTERS, check, mean_vectors, needs_of, of_view
 from tamis.errors import DataError, RecipeError
-from tamis.nearness import Duplicates
 from tamis.values import Need, Reason
+from tamis.vectors.concepts import CLUSTERS, check, mean_vectors, needs_of, of_view
+from tamis.vectors.nearness import Duplicates
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.concepts import Conceived
     from tamis.submodular.information import Gifts
     from tamis.values import Budget, Machine, Subset
+    from tamis.vectors.concepts import Conceived
     from tamis.views import PoolView
 
 

@@ -179,7 +179,7 @@ class TaskEmbeddings:
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states of pool and target, the lengths of rows, and what the groups are read from."""
-        from tamis import embeddings
+        from tamis.vectors import embeddings
 
         return _needs(self.by) | embeddings.needs_of("target")
 
@@ -187,8 +187,8 @@ class TaskEmbeddings:
         """Budget of every group with a usable row; they add up to `budget`, or to what the pool holds."""
         import math
 
-        from tamis import embeddings, tasks
         from tamis.mixes import holdings
+        from tamis.vectors import embeddings, tasks
 
         who = "task-embeddings"
         found = tasks.tasks_of(view, embeddings.of_pool(view, who), self.by)
@@ -221,21 +221,21 @@ class Smart:
 
     def __post_init__(self) -> None:
         _needs(self.by)  # refuses a grouping that is none
-        from tamis.tasks import check
+        from tamis.vectors.tasks import check
 
         check("smart", self.tasks, self.lam, self.temperature)
 
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states, the lengths of rows, and what the groups are read from."""
-        from tamis import embeddings
+        from tamis.vectors import embeddings
 
         return _needs(self.by) | embeddings.needs_of()
 
     def share(self, view: PoolView, budget: Budget, /) -> Mapping[str, Budget]:
         """Budget of every group with a usable row; they add up to `budget`, or to what the pool holds."""
-        from tamis import embeddings, tasks
         from tamis.mixes import holdings
+        from tamis.vectors import embeddings, tasks
 
         found = tasks.tasks_of(view, embeddings.of_pool(view, "smart"), self.by)
         weighted = tasks.weigh(

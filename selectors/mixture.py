@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.embeddings import needs_of
 from tamis.errors import DataError, RecipeError
-from tamis.nearness import Duplicates
 from tamis.submodular.maximise import Method, maximiser_of
 from tamis.submodular.similar import Held
 from tamis.values import Need, Reason
+from tamis.vectors.embeddings import needs_of
+from tamis.vectors.nearness import Duplicates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,9 +81,9 @@ class SubmodularMixture:
         """At most `budget` of the usable rows, in the order picked; a gain is what the row added to the sum."""
         import numpy as np
 
-        from tamis.embeddings import of_pool
         from tamis.submodular.selecting import subset_of
         from tamis.submodular.sums import WeightedSum
+        from tamis.vectors.embeddings import of_pool
 
         rows = of_pool(view, "submodular-mixture", self.duplicates)
         qualities = np.zeros(len(rows)) if self.by is None else self._qualities(view, rows.places)
@@ -118,11 +118,11 @@ class SubmodularMixture:
         """What makes each part; kernels are built where a part with a weight asks for one, once."""
         import functools
 
-        from tamis.embeddings import of_side
         from tamis.submodular import coverage, disparity, facility_location, graph_cut, log_determinant
         from tamis.submodular.cosines import Cosine
         from tamis.submodular.similar import kernel_of
         from tamis.submodular.sums import Modular
+        from tamis.vectors.embeddings import of_side
 
         free = Cosine(vectors)
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tamis.errors import RecipeError
-from tamis.nearness import POOLED, By, Duplicates, nearest_first, nearness, needs_of, subset_by_mass
 from tamis.values import Need
+from tamis.vectors.nearness import POOLED, By, Duplicates, nearest_first, nearness, needs_of, subset_by_mass
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.nearness import Nearness
     from tamis.values import Budget, Machine, Subset
+    from tamis.vectors.nearness import Nearness
     from tamis.views import PoolView
 
 
@@ -117,7 +117,7 @@ class Tsds:
         """(n,) density around the `rows`; 1 for others, and for rows without hidden states."""
         import numpy as np
 
-        from tamis.index import build, unit
+        from tamis.vectors.index import build, unit
 
         density = np.ones(len(view))
         if not self.sigma:

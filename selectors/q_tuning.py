@@ -52,7 +52,7 @@ class QTuning:
         import numpy as np
 
         from tamis.budgets import pick
-        from tamis.quadrants import plane
+        from tamis.prediction.quadrants import plane
 
         columns = [view.column(name) for name in (self.error, self.doubt)]
         values = [np.where(view.usable, column.values, np.nan) for column in columns]

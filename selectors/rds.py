@@ -61,7 +61,7 @@ class RdsPlus:
         import numpy as np
 
         from tamis.budgets import order_for, pick
-        from tamis.index import similarities
+        from tamis.vectors.index import similarities
 
         queries, groups = self._queries(view)
         pooled = view.signal("tokens", "pooled")
@@ -85,7 +85,7 @@ class RdsPlus:
         scores: NDArray[np.float32] | None,
     ) -> Callable[[int], tuple[NDArray[np.int64], NDArray[np.float32]]]:
         from tamis.budgets import round_robin
-        from tamis.index import nearest_in_turn
+        from tamis.vectors.index import nearest_in_turn
 
         if self.search == "exact":
             assert scores is not None

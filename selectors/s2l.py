@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tamis import grouping
 from tamis.errors import DataError, RecipeError
-from tamis.nearness import Duplicates, repeats
 from tamis.values import Need, Reason
+from tamis.vectors.nearness import Duplicates, repeats
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +102,7 @@ class S2l:
         """The cluster of every candidate, numbered over all groups, and the distance to its centre."""
         import numpy as np
 
-        from tamis.clusters import k_means
+        from tamis.vectors.clusters import k_means
 
         losses = view.signal("trajectories", "losses")[places].astype(np.float32)
         keys = np.array(view.pool.table(["key"]).column("key").take(places).to_pylist(), dtype=np.str_)

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.embeddings import Embeddings
     from tamis.submodular.objective import Picks
-    from tamis.tasks import Tasks, Weighted
     from tamis.values import Machine, Subset
+    from tamis.vectors.embeddings import Embeddings
+    from tamis.vectors.tasks import Tasks, Weighted
     from tamis.views import PoolView
 
 SAID = 12  # tasks that a note lists
@@ -59,7 +59,7 @@ class Smart:
 
     def __post_init__(self) -> None:
         from tamis import grouping
-        from tamis.tasks import check
+        from tamis.vectors.tasks import check
 
         grouping.needs_of(self.by)  # refuses a grouping that is none
         check("smart", self.tasks, self.lam, self.temperature)
@@ -71,7 +71,8 @@ class Smart:
     @property
     def needs(self) -> frozenset[Need]:
         """Pooled hidden states, the lengths of rows, and what the groups are read from."""
-        from tamis import embeddings, grouping
+        from tamis import grouping
+        from tamis.vectors import embeddings
 
         return embeddings.needs_of() | grouping.needs_of(self.by)
 
@@ -82,8 +83,8 @@ class Smart:
         """
         import numpy as np
 
-        from tamis import embeddings, tasks
         from tamis.values import Subset
+        from tamis.vectors import embeddings, tasks
 
         found = embeddings.of_pool(view, "smart", self.duplicates)
         parts = tasks.tasks_of(view, found, self.by)

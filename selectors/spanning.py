@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tamis.embeddings import needs_of
 from tamis.errors import DataError, RecipeError
-from tamis.nearness import Duplicates
 from tamis.values import Need, Reason
+from tamis.vectors.embeddings import needs_of
+from tamis.vectors.nearness import Duplicates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,9 +58,9 @@ class DOptimal:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is in nats of the log-determinant."""
-        from tamis.embeddings import of_pool
         from tamis.submodular.cosines import on_grid
         from tamis.submodular.selecting import subset_of
+        from tamis.vectors.embeddings import of_pool
 
         rows = of_pool(view, "d-optimal", self.duplicates)
         objective = self._objective(view, on_grid(rows.vectors))  # the numbers that `dpp` sees
@@ -68,8 +68,8 @@ class DOptimal:
         return subset_of(view, budget, objective, rows.places, unit=unit, reasons=rows.reasons)
 
     def _objective(self, view: PoolView, vectors: NDArray[np.float32]) -> Objective:
-        from tamis.embeddings import of_side
         from tamis.submodular import log_determinant
+        from tamis.vectors.embeddings import of_side
 
         if self.form == "mutual":
             return log_determinant.mutual(vectors, of_side(view, "target", "d-optimal"), self.ridge, self.eta)
@@ -122,9 +122,9 @@ class Dpp:
         """At most `budget` of the usable rows, in the order picked; a gain is in nats of the log-determinant."""
         import numpy as np
 
-        from tamis.embeddings import of_pool
         from tamis.submodular.log_determinant import LogDeterminant
         from tamis.submodular.selecting import limit_of, subset_of
+        from tamis.vectors.embeddings import of_pool
 
         rows = of_pool(view, "dpp", self.duplicates)
         quality, able = np.ones(len(rows)), np.ones(len(rows), np.bool_)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tamis.embeddings import Side, needs_of
 from tamis.errors import RecipeError
-from tamis.nearness import Duplicates
 from tamis.submodular.maximise import Method, maximiser_of
 from tamis.submodular.similar import Held
+from tamis.vectors.embeddings import Side, needs_of
+from tamis.vectors.nearness import Duplicates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,8 +66,8 @@ class FacilityLocation:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is what the row added to the objective."""
-        from tamis.embeddings import of_pool
         from tamis.submodular.selecting import subset_of
+        from tamis.vectors.embeddings import of_pool
 
         rows = of_pool(view, "facility-location", self.duplicates)
         objective, notes = self._objective(view, rows.vectors, on)
@@ -78,10 +78,10 @@ class FacilityLocation:
     def _objective(
         self, view: PoolView, vectors: NDArray[np.float32], on: Machine
     ) -> tuple[Objective, tuple[str, ...]]:
-        from tamis.embeddings import of_existing, of_side
         from tamis.submodular import facility_location as fl
         from tamis.submodular.cosines import nearest
         from tamis.submodular.similar import kernel_of, to_others
+        from tamis.vectors.embeddings import of_existing, of_side
 
         others = None if self._side is None else of_side(view, self._side, f"facility-location ({self.form})")
         if self.form == "flqmi":
@@ -128,11 +128,11 @@ class GraphCut:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is what the row added to the objective."""
-        from tamis.embeddings import of_pool, of_side
         from tamis.submodular import graph_cut
         from tamis.submodular.cosines import Cosine
         from tamis.submodular.selecting import subset_of
         from tamis.submodular.similar import kernel_of
+        from tamis.vectors.embeddings import of_pool, of_side
 
         rows = of_pool(view, "graph-cut", self.duplicates)
         notes: tuple[str, ...] = ()
@@ -185,10 +185,10 @@ class SaturatedCoverage:
 
     def select(self, view: PoolView, budget: Budget, on: Machine, /) -> Subset:
         """At most `budget` of the usable rows, in the order picked; a gain is what the row added to the objective."""
-        from tamis.embeddings import of_pool
         from tamis.submodular import coverage
         from tamis.submodular.selecting import subset_of
         from tamis.submodular.similar import kernel_of
+        from tamis.vectors.embeddings import of_pool
 
         rows = of_pool(view, "saturated-coverage", self.duplicates)
         kernel, notes = kernel_of(rows.vectors, self.kernel, self.neighbours, on)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.embeddings import needs_of
 from tamis.errors import DataError, RecipeError
-from tamis.nearness import Duplicates
 from tamis.submodular.maximise import Method, maximiser_of
 from tamis.submodular.similar import Held
 from tamis.values import Need
+from tamis.vectors.embeddings import needs_of
+from tamis.vectors.nearness import Duplicates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,10 +64,10 @@ class SuperfilteringD:
 
         import numpy as np
 
-        from tamis.embeddings import of_pool
         from tamis.submodular.facility_location import FacilityLocation
         from tamis.submodular.selecting import subset_of
         from tamis.submodular.similar import kernel_of
+        from tamis.vectors.embeddings import of_pool
 
         column = view.column(self.by)
         hard = self._hard(view, column.values)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tamis.errors import RecipeError
-from tamis.nearness import By, Duplicates, nearness, needs_of, subset_by_mass
+from tamis.vectors.nearness import By, Duplicates, nearness, needs_of, subset_by_mass
 
 if TYPE_CHECKING:
     from tamis.values import Budget, Machine, Need, Subset

@@ -18,14 +18,14 @@ import synthetic
 import tiny
 import tiny_encoder
 from tamis import catalogue, store
-from tamis.checkpoints import Checkpoint
-from tamis.encoders import EncoderRef
+from tamis.answers.rating_prompts import Of, Per, RatingSet
 from tamis.models import ModelRef
 from tamis.pool import Pool
-from tamis.rating_prompts import Of, Per, RatingSet
 from tamis.scorers.passes.tokens import Tokens
 from tamis.stages.train import rows_for
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Machine, Row, Seeds
+from tamis.vectors.encoders import EncoderRef
 from tamis.views import PoolView, ShardSignals
 
 ON = Machine()

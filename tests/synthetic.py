@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tamis import digests, pool, store
+from tamis.demonstrations.pairing import short_keys
 from tamis.gradient.encodings import Encoding, encode
 from tamis.gradient.formula import PROFILES
 from tamis.gradient.layers import ALL
 from tamis.gradient.objective import SFT
 from tamis.gradient.projections import Projection
 from tamis.gradient.store import Contents
-from tamis.pairing import short_keys
 from tamis.pool import Pool, Shard
 from tamis.values import Column, Row
 from tamis.views import PoolView

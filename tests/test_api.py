@@ -13,10 +13,10 @@ import pytest
 
 import tamis
 import tiny
-from tamis import notebook
+from tamis.api import notebook
+from tamis.api.handles import Chosen, Comparison, Scored, Shares
 from tamis.cli import main, output
 from tamis.errors import RecipeError
-from tamis.handles import Chosen, Comparison, Scored, Shares
 from tamis.models import ModelRef
 from tamis.pool import Pool
 from tamis.stages.workspace import Workspace

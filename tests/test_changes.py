@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tamis.api.changing import diff
-from tamis.changes import changes, previous, summary
 from tamis.cli.changing import text
 from tamis.errors import DataError
-from tamis.sides import Side
+from tamis.history.changes import changes, previous, summary
+from tamis.history.sides import Side
 
 Row = tuple[str, str, int, str, str, float]  # key, file, position, verdict, step, value
 

@@ -24,7 +24,7 @@ from tamis.cleaning.leaving import check
 from tamis.cleaning.steps import Step, steps_of
 from tamis.engine import machine
 from tamis.errors import DataError, RecipeError
-from tamis.explanation import explain
+from tamis.history.explanation import explain
 from tamis.ingest import originals
 from tamis.pool import Pool, Shard
 from tamis.report import write_report

@@ -274,6 +274,6 @@ def test_ctrl_c_is_code_130(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(workspace: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tamis.diagnosis.diagnose", interrupt)
+    monkeypatch.setattr("tamis.operations.diagnosis.diagnose", interrupt)
     answer = ask("doctor", "--json")
     assert answer.code == 130 and json.loads(answer.out)["error"] == "Stopped" and "goes on" in answer.err

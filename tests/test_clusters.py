@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tamis.clusters import k_means
 from tamis.errors import DataError
+from tamis.vectors.clusters import k_means
 
 
 def blobs(groups: int, rows: int, dimension: int = 16, seed: int = 0) -> NDArray[np.float32]:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import tamis
 from tamis import recipe
-from tamis.columns_io import read_ratings, sources_of, stem_of
 from tamis.errors import DataError, RecipeError
 from tamis.pool import Pool
+from tamis.stages.columns_io import read_ratings, sources_of, stem_of
 from tamis.stages.workspace import Workspace
 from tamis.values import Reason
 

@@ -16,16 +16,17 @@ import pytest
 
 import tiny
 from tamis import catalogue
-from tamis.checkpoints import Checkpoint
 from tamis.errors import DataError, RecipeError, TrainError
 from tamis.models import ModelRef, open_model
 from tamis.pool import Pool
 from tamis.stages.compare import Design, compare
-from tamis.stages.measure import measure_needs, view_of
+from tamis.stages.measure import measure_needs
 from tamis.stages.select import select
+from tamis.stages.signals import view_of
 from tamis.stages.train import TrainingJob, rows_for, train_one
 from tamis.stages.workspace import Workspace
 from tamis.store import Store
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Budget, Machine, Row, Seeds
 
 SCRIPT = Path(__file__).with_name("outside_trainer.py")

@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import synthetic
-from tamis import catalogue, concepts
-from tamis.balance import Balance, Goals, goals_of
-from tamis.concepts import Concepts, of_tags
+from tamis import catalogue
 from tamis.errors import DataError, RecipeError
 from tamis.selectors.feddca import covering_centres
 from tamis.submodular.information import Gifts, gifts_of, graph_of, judged
 from tamis.submodular.maximise import Limit, Maximiser, Method, maximise
 from tamis.submodular.objective import value_of
 from tamis.values import Budget, Machine, Subset
+from tamis.vectors import concepts
+from tamis.vectors.balance import Balance, Goals, goals_of
+from tamis.vectors.concepts import Concepts, of_tags
 from tamis.views import PoolView
 
 ON = Machine()

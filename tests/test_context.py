@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 import tiny
 from tamis import catalogue
-from tamis.attention import attention_layers
 from tamis.errors import ModelError, RecipeError
 from tamis.models import ModelRef, open_model, open_tokenizer
+from tamis.prediction.attention import attention_layers
+from tamis.prediction.user_tokens import user_tokens
 from tamis.rendering import render_all
 from tamis.scorers.passes.attention import Attention
-from tamis.user_tokens import user_tokens
 from tamis.values import Column, Machine, Reason, Row
 from tamis.views import ShardSignals
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 import synthetic
 from tamis import catalogue
 from tamis.budgets import BudgetTooSmall, by_shares
-from tamis.distances import Spread, squared, squared_lengths
 from tamis.draws import at
 from tamis.errors import DataError, RecipeError
 from tamis.gradient.encodings import Encoding
@@ -23,6 +22,7 @@ from tamis.selectors.deita_filter import far_from_kept
 from tamis.selectors.k_center import farthest_first
 from tamis.selectors.strata import strata_of
 from tamis.values import Budget, Machine, Reason, Subset
+from tamis.vectors.distances import Spread, squared, squared_lengths
 from tamis.views import PoolView
 
 ON = Machine()

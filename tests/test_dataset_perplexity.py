@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import synthetic
+from tamis.column.row_fields import field_of
 from tamis.errors import RecipeError
-from tamis.row_fields import field_of
 from tamis.scorers.dataset_perplexity import MassiveSft, UitDenoising
 from tamis.store import save_arrays
 from tamis.values import Column, Reason, Row

@@ -12,10 +12,10 @@ import pytest
 
 import tamis
 import tiny
+from tamis.api.handles import Chosen
 from tamis.cli import main
 from tamis.errors import GateError, RecipeError
-from tamis.explanation import explain
-from tamis.handles import Chosen
+from tamis.history.explanation import explain
 from tamis.stages.contamination import leaks_of
 from tamis.stages.workspace import Workspace
 from tamis.values import Subset

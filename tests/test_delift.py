@@ -13,13 +13,13 @@ import small
 import synthetic
 import tamis
 import tiny
+from tamis.demonstrations.pairing import short_keys
+from tamis.demonstrations.surrogate import fill_in, fit
+from tamis.demonstrations.utility_kernels import Found, shaped, utilities
 from tamis.errors import DataError, RecipeError
-from tamis.pairing import short_keys
 from tamis.selectors.delift import Delift, DeliftSe
 from tamis.submodular.facility_location import FacilityLocation
 from tamis.submodular.objective import value_of
-from tamis.surrogate import fill_in, fit
-from tamis.utility_kernels import Found, shaped, utilities
 from tamis.values import Budget, Machine, Subset
 from tamis.views import PoolView
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 import synthetic
 from tamis import store
+from tamis.column.transitions import Consensus, neighbours, transition
 from tamis.errors import DataError
 from tamis.scorers.ds2 import Ds2, compressed, long_tail, suspected, suspected_share, votes
-from tamis.transitions import Consensus, neighbours, transition
 from tamis.values import Column, Reason
 from tamis.views import PoolView, ShardSignals
 
@@ -54,7 +54,7 @@ def test_golden_hoc_recovers_a_known_matrix_within_five_hundredths() -> None:
 
 
 def test_the_gradient_of_the_consensus_loss_is_that_of_differences() -> None:
-    from tamis.transitions import _loss
+    from tamis.column.transitions import _loss
 
     rng = np.random.default_rng(3)
     seen = Consensus.of(rng.integers(3, size=(50, 3)), 3)

@@ -20,14 +20,14 @@ from tamis.duplicates.keeping import best
 from tamis.duplicates.scanning import Unit, scanned
 from tamis.duplicates.shingling import shingled
 from tamis.errors import RecipeError
-from tamis.minhash import EMPTY, collision_probability, layout, signatures
 from tamis.pool import Pool
 from tamis.scorers.passes.hashes import Hashes
 from tamis.scorers.passes.minhash import MinHash
 from tamis.store import save_arrays
+from tamis.text.minhash import EMPTY, collision_probability, layout, signatures
+from tamis.text.words import Numbers, plain, words_of
 from tamis.values import Column, Dropped, Machine, Row
 from tamis.views import PoolView, ShardSignals
-from tamis.words import Numbers, plain, words_of
 
 ON = Machine()
 TEXT = st.text(max_size=60) | st.text("aZ \xe9'\u2019_0\uff11\u0663 \n\u4f60\u30a2.\u0130\xdf\u0149\u0308", max_size=40)

@@ -14,10 +14,10 @@ import synthetic
 from tamis.cleaners.semantic import Semantic
 from tamis.duplicates import semantic
 from tamis.errors import RecipeError
-from tamis.index import unit
 from tamis.pool import Pool
 from tamis.store import save_arrays
 from tamis.values import Machine
+from tamis.vectors.index import unit
 from tamis.views import PoolView
 
 ON = Machine()

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tamis.column.expressions import evaluate, names
 from tamis.errors import RecipeError
-from tamis.expressions import evaluate, names
 
 COLUMNS: dict[str, np.ndarray[Any, Any]] = {
     "ifd": np.array([0.5, np.nan, 2.0, 0.9], np.float32),

@@ -21,8 +21,9 @@ import pytest
 
 import small
 from small import Run, World
-from tamis import deadline, writing
+from tamis import writing
 from tamis.errors import StoreError
+from tamis.operations import deadline
 from tamis.pool import ROWS
 from tamis.store import Store
 

@@ -13,8 +13,8 @@ import tamis
 import tiny
 from tamis import catalogue
 from tamis.api import plan
-from tamis.forward import Forward
 from tamis.pool import Pool
+from tamis.prediction.forward import Forward
 from tamis.scorers.passes.tokens import Tokens
 from tamis.stages.workspace import Workspace
 

@@ -11,10 +11,10 @@ import pytest
 
 import synthetic
 import tiny
+from tamis.column.expressions import numeric
+from tamis.column.filtering import filter_rows, needs_of
 from tamis.errors import RecipeError
-from tamis.expressions import numeric
-from tamis.filtering import filter_rows, needs_of
-from tamis.languages import code_of
+from tamis.text.languages import code_of
 from tamis.values import Row
 from tamis.views import PoolView
 
@@ -60,7 +60,7 @@ def test_fields_of_rows_are_numbers_or_texts_as_they_are_compared(view: PoolView
 
 
 def test_languages_and_characters_are_fields(view: PoolView) -> None:
-    from tamis.passages import of_row
+    from tamis.text.passages import of_row
 
     kept, unscored = filter_rows(view, "lang == 'en' or chars > 100")
     answered = [("en", "de", "")[place % 3] if place % 7 else ("fr", "en")[place % 2] for place in range(23)]

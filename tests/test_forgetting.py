@@ -10,7 +10,6 @@ import pytest
 
 import tiny
 from tamis import catalogue
-from tamis.checkpoints import Checkpoint
 from tamis.errors import RecipeError, TrainError
 from tamis.models import ModelRef
 from tamis.rendering import render_rows
@@ -18,6 +17,7 @@ from tamis.scorers.passes.recorded import Recorded
 from tamis.scorers.passes.trajectories import Trajectories
 from tamis.trainers.lora import Lora
 from tamis.trainers.recording import RecordLosses
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Column, Machine, Reason, Seeds
 from tamis.views import ShardSignals
 

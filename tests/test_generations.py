@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 import tamis
 import tiny
 from tamis import digests, draws
+from tamis.answers.generating import pick
+from tamis.answers.sampling import Samples, Sampling, Server, asked, stream
 from tamis.errors import ModelError
-from tamis.generating import pick
 from tamis.models import ModelRef, cached_model, open_tokenizer
 from tamis.pool import Pool
 from tamis.rendering import generation_prompt
-from tamis.sampling import Samples, Sampling, Server, asked, stream
 from tamis.scorers.passes.generations import Generations
 from tamis.values import Machine, Row
 from tamis.views import ShardSignals
@@ -182,7 +182,7 @@ def url() -> Iterator[str]:
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("MY_KEY", "open")
-    monkeypatch.setattr("tamis.completions.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("tamis.answers.completions.PAUSE_SECONDS", 0.01)
 
 
 def asked_of(at: str, folder: Path, by: ModelRef, *questions: str, **given: Any) -> Samples:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from cheap import pair_rows
 from tamis import digests, store
-from tamis.checkpoints import Checkpoint
 from tamis.errors import DataError, RecipeError
 from tamis.gradient import objective, per_example
 from tamis.gradient.encodings import Encoding
@@ -29,9 +28,11 @@ from tamis.scorers.passes import gradient_query, gradients
 from tamis.scorers.passes.gradient_query import GradientQuery
 from tamis.scorers.passes.gradients import Gradients
 from tamis.scorers.passes.influence import Influence
-from tamis.stages.measure import Signal, measure
+from tamis.stages.measure import measure
+from tamis.stages.signals import Signal
 from tamis.stages.workspace import Work, Workspace
 from tamis.trainers.lora import Lora
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Machine, Reason, Row, Seeds
 from tamis.views import ShardSignals
 from tiny import chat, make_model, make_pool, make_row, make_rows

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tamis import endings, metering, metrics, run_state
 from tamis.errors import GateError
-from tamis.health import check_workspace
+from tamis.operations import endings, metering, metrics, run_state
+from tamis.operations.health import check_workspace
 from tamis.stages.workspace import Work
 from tamis.store import Store
 
@@ -94,7 +94,7 @@ def test_a_damaged_file_is_found_by_verify_and_a_missing_workspace_said(tmp_path
 def test_logs_for_machines_are_one_object_a_line_with_run_stage_event_and_numbers() -> None:
     code = """
 import logging, warnings
-from tamis import logs
+from tamis.operations import logs
 from tamis.stages.workspace import Work
 logs.to_json()
 with logs.within(run="r1", recipe="nightly"), logs.within(stage="scores"):

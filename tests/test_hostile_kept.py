@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import tiny
-from tamis import columns_io, subsets
+from tamis import subsets
 from tamis.cli import output
 from tamis.errors import DataError, ModelError
 from tamis.ingest import ingest
 from tamis.pool import Pool
+from tamis.stages import columns_io
 from tamis.store import Store
 from tamis.time_limits import TooSlow, time_limit
 from tamis.values import Subset

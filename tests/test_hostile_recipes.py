@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tamis import expressions, recipe
+from tamis import recipe
+from tamis.column import expressions
 from tamis.errors import DataError, RecipeError
 from tamis.ingest import configs
-from tamis.marked import safe_load
+from tamis.recipe.marked import safe_load
 
 MARK = Path("/tmp/tamis-was-here")
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tamis import index
 from tamis.budgets import round_robin
 from tamis.errors import DataError, StoreError
+from tamis.vectors import index
 
 KINDS: tuple[index.Kind, ...] = ("flat", "ivf", "hnsw")
 

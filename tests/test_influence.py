@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as functional
 
-from tamis.checkpoints import Checkpoint
 from tamis.errors import DataError, TrainError
 from tamis.gradient.directions import Direction
 from tamis.gradient.formula import PROFILES, Formula
@@ -23,6 +22,7 @@ from tamis.rendering import render_rows
 from tamis.scorers.gradients import GradientSimilarity, view_names
 from tamis.scorers.passes.influence import Influence
 from tamis.trainers.full import Full
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Machine, Reason, Seeds
 from tamis.views import ShardSignals
 from tiny import chat, make_pool, make_row, make_rows

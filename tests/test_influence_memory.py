@@ -23,7 +23,7 @@ from tamis.values import Machine, Seeds
 CHILD = """
 import resource, sys
 from pathlib import Path
-from tamis.checkpoints import Checkpoint
+from tamis.training.checkpoints import Checkpoint
 from tamis.pool import Pool
 from tamis.scorers.passes.influence import Influence
 from tamis.values import Machine

@@ -17,7 +17,6 @@ import torch
 from scipy.stats import spearmanr
 
 import tamis
-from tamis.checkpoints import Checkpoint
 from tamis.models import open_model, open_tokenizer
 from tamis.pool import Pool
 from tamis.rendering import render_all, render_rows
@@ -25,6 +24,7 @@ from tamis.scorers.passes.influence import Influence
 from tamis.stages.measure import measure
 from tamis.stages.workspace import Workspace
 from tamis.trainers.lora import Lora
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Machine, Reason, Row, Seeds
 from tamis.views import ShardSignals
 

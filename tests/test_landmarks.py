@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 import synthetic
 from tamis.errors import DataError, RecipeError
-from tamis.interpolation import Interpolation, fit
 from tamis.models import ModelRef
 from tamis.scorers.passes.landmarks import Landmarks
-from tamis.stages.measure import Signal, measure
+from tamis.stages.measure import measure
+from tamis.stages.signals import Signal
 from tamis.stages.workspace import Workspace
 from tamis.values import Machine, Reason
+from tamis.vectors.interpolation import Interpolation, fit
 from tamis.views import PoolView
 
 ON = Machine()
@@ -124,7 +125,7 @@ def test_the_regression_is_the_formula_and_leaving_one_out_is_leaving_one_out(ke
 def test_width_and_ridge_have_the_least_error_of_leaving_every_point_out_once() -> None:
     points, clean = embeddings(30), truth(embeddings(30), "kernel")
     values = clean + np.random.default_rng(5).normal(size=clean.shape) * 0.2
-    from tamis import interpolation
+    from tamis.vectors import interpolation
 
     chosen = interpolation._tuned(points, values, "rbf")
 

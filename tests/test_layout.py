@@ -28,17 +28,31 @@ GPU_BOX = {
     "pyarrow",
 }  # all a GPU machine may have
 TRL_CODE = ("trainers/sft.py", "trainers/dpo.py", "trainers/hugging_face.py")  # need the extra `trl`
+MATHEMATICS = (
+    "answers",
+    "contamination",
+    "demonstrations",
+    "duplicates",
+    "gradient",
+    "prediction",
+    "privacy",
+    "submodular",
+    "text",
+    "training",
+    "vectors",
+    "verifiers",
+)
 GPU_CODE = (
     "models",
     "engine",
     "rendering",
     "chat_template",
     "batching",
-    "forward",
-    "likelihood",
-    "pooled",
-    "predictions",
-    "scored",
+    "prediction/forward",
+    "prediction/likelihood",
+    "prediction/pooled",
+    "prediction/predictions",
+    "prediction/scored",
 )
 
 
@@ -104,6 +118,14 @@ def test_the_core_imports_no_component_and_no_flow() -> None:
         if file == CORE / "api" / "proving.py":  # the verb `run` of Python is the flow
             wrong = [name for name in wrong if not name.startswith("tamis.flows")]
         assert not wrong, f"{named(file)} imports {wrong}; components are found through the catalogue"
+
+
+def test_packages_of_mathematics_know_no_stage_no_recipe_and_no_run() -> None:
+    banned = tuple(f"tamis.{name}" for name in ("stages", "recipe.", "api", "history", "runs", "cli", "report"))
+    for folder in MATHEMATICS:
+        for file in files_of(CORE / folder):
+            wrong = [name for name in imports(tree_of(file)) if name.startswith(banned)]
+            assert not wrong, f"{named(file)} imports {wrong}"
 
 
 def test_folders_import_the_core_only() -> None:

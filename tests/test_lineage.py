@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tamis import lineage, querying
 from tamis.api import export
 from tamis.errors import RecipeError
-from tamis.explanation import explain
 from tamis.exporting.provenance import of_run
+from tamis.history import lineage, querying
+from tamis.history.explanation import explain
 from tamis.ingest import ingest
 from tamis.pool import MANIFEST, Pool
-from tamis.stages.measure import Signal
+from tamis.stages.signals import Signal
 from tamis.store import Store, save_arrays, write_json
 
 ROWS, SHARD = 12, 5

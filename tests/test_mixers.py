@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import synthetic
-from tamis import catalogue, grouping, mixes, tasks
+from tamis import catalogue, grouping, mixes
 from tamis.errors import DataError, RecipeError
 from tamis.values import Budget, Machine, Need, Row
+from tamis.vectors import tasks
 from tamis.views import PoolView
 
 HELD = {"large": 1000, "middle": 100, "small": 10}

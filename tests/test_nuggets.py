@@ -14,16 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 import tiny
-from tamis import catalogue, store, utility
-from tamis.anchors import Race, spread
+from tamis import catalogue, store
+from tamis.demonstrations import utility
+from tamis.demonstrations.anchors import Race, spread
+from tamis.demonstrations.pairing import short_keys
+from tamis.demonstrations.prompting import Layout, prompts_of
+from tamis.demonstrations.utility import Measured
 from tamis.errors import DataError, RecipeError
 from tamis.models import ModelRef, open_model
-from tamis.pairing import short_keys
 from tamis.pool import Pool
-from tamis.prompting import Layout, prompts_of
 from tamis.scorers.passes.in_context import InContext
 from tamis.scorers.passes.lengths import Lengths
-from tamis.utility import Measured
 from tamis.values import Column, Machine, Reason, Row
 from tamis.views import PoolView, ShardSignals
 

@@ -17,8 +17,9 @@ from tamis.models import ModelRef
 from tamis.pool import Pool
 from tamis.scorers.passes.lengths import Lengths
 from tamis.scorers.passes.tokens import Tokens
-from tamis.stages.measure import Signal, measure, view_of
+from tamis.stages.measure import measure
 from tamis.stages.only import measure_only, part_of
+from tamis.stages.signals import Signal, view_of
 from tamis.stages.workspace import Workspace
 from tamis.store import load_arrays
 from tamis.values import Machine, Reason

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 import synthetic
 import tamis
-from tamis import calibration
 from tamis.cli import main
-from tamis.confounding import Confounder, cross_fitted, explained, folds_of, r_squared
+from tamis.column import calibration
+from tamis.column.confounding import Confounder, cross_fitted, explained, folds_of, r_squared
+from tamis.column.normalising import normalised
 from tamis.errors import DataError, RecipeError
 from tamis.models import ModelRef
-from tamis.normalising import normalised
 from tamis.pool import Pool
 from tamis.scorers.blend import Blend
 from tamis.scorers.deconfound import Deconfound
@@ -237,7 +237,8 @@ def test_calibrate_from_python_and_the_command_line(tmp_path: Path, capsys: pyte
 
 def test_a_recipe_selects_by_an_operator_of_an_earlier_stage(tmp_path: Path) -> None:
     from tamis import recipe as recipes
-    from tamis.stages.conduct import Conductor, needs_of
+    from tamis.stages.conduct import Conductor
+    from tamis.stages.recipe_needs import needs_of
 
     rows = [{"prompt": "q", "completion": f"a {place}", "x": place % 7, "y": -place} for place in range(12)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

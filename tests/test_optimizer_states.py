@@ -17,11 +17,9 @@ from safetensors.torch import load_file, save_file
 
 import tamis
 import tiny
-from tamis import catalogue, optimizer_states, recipe
-from tamis.checkpoints import FACTS, MOMENTS, Checkpoint
+from tamis import catalogue, recipe
 from tamis.engine import machine
 from tamis.errors import RecipeError, TrainError
-from tamis.foreign import trainer_state
 from tamis.models import ModelRef, skeleton
 from tamis.rendering import render_rows
 from tamis.stages import load
@@ -29,6 +27,9 @@ from tamis.stages.conduct import Conductor
 from tamis.stages.plan import plan
 from tamis.stages.workspace import Workspace
 from tamis.trainers.lora import Lora
+from tamis.training import optimizer_states
+from tamis.training.checkpoints import FACTS, MOMENTS, Checkpoint
+from tamis.training.foreign import trainer_state
 from tamis.values import Machine, Seeds
 from tamis.views import ShardSignals
 

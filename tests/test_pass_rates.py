@@ -13,8 +13,8 @@ import pytest
 import synthetic
 import tiny
 from tamis import draws
+from tamis.answers.sampling import Drawn, Sample, stream
 from tamis.ragged import Ragged
-from tamis.sampling import Drawn, Sample, stream
 from tamis.scorers.pass_rates import Dart, PassRate, ThinkPruneTrain, Vps, wilson
 from tamis.scorers.passes.verdicts import Verdicts
 from tamis.scorers.sampling import (
@@ -26,8 +26,8 @@ from tamis.scorers.sampling import (
     semantic,
     variation,
 )
-from tamis.similarity import bleu, distinct, jaccard, self_bleu
 from tamis.store import save_arrays
+from tamis.text.similarity import bleu, distinct, jaccard, self_bleu
 from tamis.values import Column, Machine, Reason
 from tamis.verifiers import Verify
 from tamis.views import PoolView
@@ -172,7 +172,7 @@ def test_golden_18_variation_ratios() -> None:
 
 def test_variation_of_consistent_answers_is_none_and_of_one_answer_unknown(tmp_path: Path) -> None:
     view = world(tmp_path, [["a b", "a b"], ["a b c", "b c d"], ["a"]], ["x"] * 3, greedy=["a b", "a b c", "b"])
-    from tamis.sampling import Sampling
+    from tamis.answers.sampling import Sampling
 
     columns = scored(VariationRatio(sampling=Sampling(greedy=True)), view, tmp_path)
     assert values(columns["samples"]) == [0, 0.5, None] and values(columns["greedy"]) == [0, 0.25, 1]

@@ -16,7 +16,6 @@ import torch.nn.functional as functional
 import tiny
 from cheap import pair_rows
 from tamis import catalogue
-from tamis.checkpoints import Checkpoint
 from tamis.evaluators.margin import PreferenceMargin
 from tamis.gradient.per_example import lora_layers, pad, per_pair
 from tamis.models import ModelRef, open_model
@@ -26,6 +25,7 @@ from tamis.scorers.passes.influence import Influence
 from tamis.scorers.passes.lengths import Lengths
 from tamis.scorers.passes.pairs import Pairs
 from tamis.trainers.lora import Lora
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Machine, Reason, Row, Seeds
 from tamis.views import ShardSignals
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 import tiny
 from tamis import recipe
+from tamis.answers.rating_prompts import SHIPPED, RatingSet, exchanges, rating_set
+from tamis.answers.readouts import Readings, label_ids
+from tamis.answers.sampling import Drawn, Sample, Sampling
 from tamis.errors import DataError, ModelError, RecipeError
 from tamis.models import ModelRef, open_model, open_tokenizer
 from tamis.pool import Shard
-from tamis.rating_prompts import SHIPPED, RatingSet, exchanges, rating_set
-from tamis.readouts import Readings, label_ids
-from tamis.sampling import Drawn, Sample, Sampling
 from tamis.scorers.alpagasus import AlpaGasus
 from tamis.scorers.deita import Deita, DeitaComplexity, DeitaQuality
 from tamis.scorers.ds2 import Ds2

@@ -8,7 +8,7 @@ import pytest
 
 from tamis import recipe
 from tamis.errors import RecipeError
-from tamis.marked import read
+from tamis.recipe.marked import read
 
 GOOD = """
 model: {name: "tamis:tiny-lm", max_tokens: 128}

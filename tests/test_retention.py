@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import small
-from tamis import locks, run_state, uses
 from tamis.errors import GateError, StoreError
-from tamis.explanation import explain
-from tamis.retention import TRASH, Rules, collect
+from tamis.history.explanation import explain
+from tamis.operations import locks, run_state, uses
+from tamis.operations.retention import TRASH, Rules, collect
 from tamis.store import Store
 
 OLD = 86400 * 40
@@ -116,7 +116,9 @@ def test_unused_days_removes_what_nobody_has_used_for_so_long(tmp_path: Path) ->
 def test_it_refuses_while_another_process_uses_the_workspace(tmp_path: Path) -> None:
     make_run(tmp_path, "1", [1])
     make_run(tmp_path, "2", [2])
-    code = f"from tamis import locks; from pathlib import Path; locks.share(Path({str(tmp_path)!r})); input()"
+    code = (
+        f"from tamis.operations import locks; from pathlib import Path; locks.share(Path({str(tmp_path)!r})); input()"
+    )
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 60
@@ -182,7 +184,7 @@ def test_the_state_of_a_run_that_was_killed_is_died(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     code = f"""
 from pathlib import Path
-from tamis import run_state
+from tamis.operations import run_state
 run_state.begin(Path({str(folder)!r}), "r")
 print("begun", flush=True)
 input()
@@ -206,7 +208,7 @@ def test_scheduled_runs_of_a_workspace_take_turns(tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
-from tamis import locks
+from tamis.operations import locks
 with locks.turn(Path({str(tmp_path)!r}), "NAME", 60):
     print(time.monotonic(), flush=True)
     time.sleep(0.5)

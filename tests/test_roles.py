@@ -14,7 +14,7 @@ import tamis
 import tiny
 from tamis import recipe as recipes
 from tamis.errors import RecipeError
-from tamis.forward import Forward
+from tamis.prediction.forward import Forward
 from tamis.stages.measure import richest
 from tamis.stages.score import score
 from tamis.stages.workspace import Workspace

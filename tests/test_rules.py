@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 
 import synthetic
 import tiny
-from tamis.arithmetic import NotArithmetic, evaluate, steps_of, trace_of
-from tamis.constraints import constraints_of
 from tamis.data.noisy_traces import Program, records, written
 from tamis.errors import DataError, RecipeError
 from tamis.scorers.concept_label import ConceptLabel, pmi
@@ -32,6 +30,8 @@ from tamis.scorers.passes.language import Language
 from tamis.scorers.passes.text import Text
 from tamis.scorers.refusal import Refusal
 from tamis.store import save_arrays
+from tamis.text.arithmetic import NotArithmetic, evaluate, steps_of, trace_of
+from tamis.text.constraints import constraints_of
 from tamis.values import Column, Machine, Reason, Row
 from tamis.views import PoolView, ShardSignals
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tamis import draws
+from tamis.answers.sampling import Drawing, Sample, Sampling, Server, Wanted, drawn_until, enough, leads, stream
 from tamis.errors import RecipeError
-from tamis.sampling import Drawing, Sample, Sampling, Server, Wanted, drawn_until, enough, leads, stream
 from tamis.values import Row
 
 

@@ -12,12 +12,12 @@ import synthetic
 import tiny
 import tiny_encoder
 from tamis import digests
-from tamis.embeddings import of_side
-from tamis.encoders import EncoderRef, text_for
 from tamis.errors import DataError
 from tamis.pool import Pool
 from tamis.scorers.passes.sentence_embeddings import SentenceEmbeddings
 from tamis.values import Machine, Reason
+from tamis.vectors.embeddings import of_side
+from tamis.vectors.encoders import EncoderRef, text_for
 from tamis.views import ShardSignals
 
 

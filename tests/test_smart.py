@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 import synthetic
-from tamis import catalogue, embeddings, mixes, tasks
+from tamis import catalogue, mixes
 from tamis.budgets import BudgetTooSmall
 from tamis.pool import Pool
 from tamis.selectors import smart
 from tamis.values import Budget, Machine, Subset
+from tamis.vectors import embeddings, tasks
 from tamis.views import PoolView
 
 SIZES = (3, 14, 30, 45, 60)

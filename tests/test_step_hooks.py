@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 import synthetic
 from tamis.catalogue import build
-from tamis.current import label_losses
 from tamis.errors import RecipeError, TrainError
 from tamis.models import ModelRef, open_model
+from tamis.prediction.current import label_losses
+from tamis.prediction.quadrants import kept_tokens, plane
 from tamis.protocols import Hook
-from tamis.quadrants import kept_tokens, plane
 from tamis.rendering import render_rows
 from tamis.trainers.dft import Dft
 from tamis.trainers.full import Full

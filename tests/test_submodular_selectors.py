@@ -13,9 +13,9 @@ import cheap
 import synthetic
 from tamis import catalogue
 from tamis.errors import DataError, RecipeError
-from tamis.index import unit
 from tamis.submodular import similar
 from tamis.values import Budget, Subset
+from tamis.vectors.index import unit
 from tamis.views import PoolView
 
 KERNELS = ("facility-location", "saturated-coverage", "submodular-mixture")

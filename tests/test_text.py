@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 
 import tiny
 from tamis.duplicates.shingling import shingled
-from tamis.languages import code_of, detect, known, name_of
-from tamis.minhash import EMPTY, collision_probability, signatures, threshold
-from tamis.passages import exchanges, of_row
-from tamis.refusals import boilerplate, disclaimers, refuses
-from tamis.repetition import shares
 from tamis.scorers.passes.hashes import Hashes
 from tamis.scorers.passes.language import Language
 from tamis.scorers.passes.text import Text
-from tamis.text_statistics import DUPLICATES, NAMES, TOP, measured
+from tamis.text.languages import code_of, detect, known, name_of
+from tamis.text.minhash import EMPTY, collision_probability, signatures, threshold
+from tamis.text.passages import exchanges, of_row
+from tamis.text.refusals import boilerplate, disclaimers, refuses
+from tamis.text.repetition import shares
+from tamis.text.text_statistics import DUPLICATES, NAMES, TOP, measured
+from tamis.text.words import Flat, WordHashes, ngrams, plain, words_of
 from tamis.values import Machine, Reason, Row
 from tamis.views import ShardSignals
-from tamis.words import Flat, WordHashes, ngrams, plain, words_of
 
 ON = Machine()
 words_drawn = st.lists(st.sampled_from("a bb ccc dddd".split()), max_size=40)

@@ -213,7 +213,7 @@ def test_rows_without_an_answer_are_measured_as_far_as_they_go(ref: ModelRef, tm
 def test_values_that_are_not_finite_stay_with_their_row(
     ref: ModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tamis.forward import Forward
+    from tamis.prediction.forward import Forward
 
     good = measure(Tokens(model=ref), ROWS, tmp_path)
     predictions = Forward.predictions
@@ -272,7 +272,7 @@ def test_losses_are_those_of_the_models_own_logits(name: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tamis.forward import forward_of
+    from tamis.prediction.forward import forward_of
 
     torch.manual_seed(0)
     config = configurations()[name]
@@ -326,7 +326,7 @@ def test_statistics_from_tiles_are_those_of_the_whole_prediction(
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tamis import forward, predictions
+    from tamis.prediction import forward, predictions
 
     monkeypatch.setattr(predictions, "_compiled", lambda: compiled)
     monkeypatch.setattr(forward, "POSITIONS", 7)
@@ -362,7 +362,7 @@ def test_statistics_from_tiles_are_those_of_the_whole_prediction(
 def test_excluded_and_broken_logits_stay_with_their_prediction(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
     import torch
 
-    from tamis import predictions
+    from tamis.prediction import predictions
 
     monkeypatch.setattr(predictions, "_compiled", lambda: compiled)
     out = -torch.inf

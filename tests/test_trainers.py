@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as functional
 from safetensors.torch import load_file
 
-from tamis.checkpoints import Checkpoint
 from tamis.errors import TrainError
 from tamis.models import ModelRef, open_model
 from tamis.rendering import render_rows
@@ -28,6 +27,7 @@ from tamis.trainers.full import Full
 from tamis.trainers.lora import Lora
 from tamis.trainers.schedule import epoch_order, learning_rates
 from tamis.training import TrainingRows
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Machine, Seeds
 from tiny import make_model, make_rows
 

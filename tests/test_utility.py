@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import tiny
-from tamis import store, utility
-from tamis.asked import Asked
-from tamis.copying import Copies
+from tamis import store
+from tamis.demonstrations import utility
+from tamis.demonstrations.asked import Asked
+from tamis.demonstrations.pairing import Side, choose_pairs, copying_pairs, copying_queries, shared_out, short_keys
+from tamis.demonstrations.prompting import Layout, prompts_of
 from tamis.errors import DataError, RecipeError
 from tamis.models import ModelRef, cached_model
-from tamis.pairing import Side, choose_pairs, copying_pairs, copying_queries, shared_out, short_keys
 from tamis.pool import Pool
-from tamis.prompting import Layout, prompts_of
 from tamis.ragged import Ragged
 from tamis.scorers.passes.tokens import Tokens
 from tamis.scorers.passes.utility import Utility
+from tamis.text.copying import Copies
 from tamis.values import Machine, Reason, Row
 from tamis.views import PoolView, ShardSignals
 

@@ -22,8 +22,8 @@ from tamis.api import export as export_verb
 from tamis.api import open_subset, train
 from tamis.cli import main
 from tamis.errors import DataError, RecipeError, TrainError
-from tamis.explanation import explain
 from tamis.exporting import export
+from tamis.history.explanation import explain
 from tamis.models import ModelRef
 from tamis.pool import Pool
 from tamis.rendering import render_all, render_rows
@@ -34,8 +34,8 @@ from tamis.trainers import sft
 from tamis.trainers.command import Command
 from tamis.trainers.hugging_face import check_weights
 from tamis.training import TrainingRows, TrainingSubset
+from tamis.training.weighting import check_of
 from tamis.values import Seeds, TokenWeights
-from tamis.weighting import check_of
 
 RECIPE = """
 model: {{name: {model}, max_tokens: 64, dtype: float32}}

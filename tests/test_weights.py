@@ -25,9 +25,9 @@ from tamis.stages.train import rows_for
 from tamis.stages.weigh import Weighing, weigh
 from tamis.trainers.full import Full
 from tamis.training import TrainingRows
+from tamis.training.weighting import check_of, spread
 from tamis.values import Machine, Need, Seeds, Subset, TokenWeights, Weights
 from tamis.views import PoolView, ShardSignals
-from tamis.weighting import check_of, spread
 
 ON = Machine(tokens_per_batch=256)
 

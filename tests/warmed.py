@@ -11,12 +11,12 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from tamis.checkpoints import Checkpoint
 from tamis.models import ModelRef
 from tamis.pool import Pool
 from tamis.rendering import render_all, render_rows
 from tamis.scorers.passes.influence import Influence
 from tamis.trainers.lora import Lora
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Machine, Row, Seeds
 from tamis.views import ShardSignals
 from tiny import chat, make_model, make_pool, make_row, make_rows

@@ -12,17 +12,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.checkpoints import Checkpoint
 from tamis.errors import RecipeError, TrainError
 from tamis.store import write_json
 from tamis.trainers.schedule import Keep
 from tamis.training import Takes
+from tamis.training.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
-    from tamis.foreign import Take
     from tamis.models import ModelRef
     from tamis.protocols import Hook
     from tamis.training import TrainingSubset
+    from tamis.training.foreign import Take
     from tamis.values import Machine, Need, Seeds
 
 PLACES = ("subset", "model", "out", "seed", "epochs", "learning_rate")
@@ -178,9 +178,9 @@ class Command:
         return [self._keep_one(source, f"epoch-{number}", base, seeds, rows, out) for number, source in numbered]
 
     def _keep_one(self, source: Path, name: str, base: ModelRef, seeds: Seeds, rows: TrainingSubset, out: Path) -> str:
-        from tamis.foreign import ADAPTER, trainer_state
         from tamis.trainers.keeping import save_checkpoint
         from tamis.trainers.outside import take_over
+        from tamis.training.foreign import ADAPTER, trainer_state
 
         small = (source / ADAPTER[0]).is_file()
         facts: dict[str, Any] = {}

@@ -8,12 +8,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.checkpoints import Checkpoint
-from tamis.foreign import copy_tokenizer
 from tamis.trainers.loop import Run, device_of, fit, identity_of, start
 from tamis.trainers.objective import Examples
 from tamis.trainers.schedule import Keep, Optimisation, Schedule
 from tamis.training import Takes
+from tamis.training.checkpoints import Checkpoint
+from tamis.training.foreign import copy_tokenizer
 
 if TYPE_CHECKING:
     from tamis.models import ModelRef

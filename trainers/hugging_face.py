@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tamis.checkpoints import Checkpoint
 from tamis.errors import TrainError
+from tamis.training.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from tamis.models import ModelRef

@@ -55,7 +55,7 @@ class IwSft:
         """Record the losses of all labels under the model before training, 8 bytes a label."""
         import numpy as np
 
-        from tamis.current import label_losses
+        from tamis.prediction.current import label_losses
 
         losses, _ = label_losses(candidates)
         places = [np.flatnonzero(labels[1:]) + 1 for _, labels in candidates.examples]

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tamis.checkpoints import FACTS, MOMENTS, Checkpoint
 from tamis.errors import TrainError
+from tamis.training.checkpoints import FACTS, MOMENTS, Checkpoint
 
 if TYPE_CHECKING:
     import torch

@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tamis import deadline
-from tamis.checkpoints import Checkpoint
 from tamis.errors import TrainError
+from tamis.operations import deadline
 from tamis.trainers.hearing import Around, Hearing, acting
 from tamis.trainers.keeping import LOG, Progress, load_state, moments_of, save_checkpoint, save_state, trim_log
 from tamis.trainers.objective import Batch, Examples, labels_of
 from tamis.trainers.schedule import Optimisation, epoch_order, learning_rates
+from tamis.training.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     import numpy as np

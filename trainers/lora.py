@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.checkpoints import Checkpoint
 from tamis.errors import TrainError
 from tamis.trainers.adapters import Targets, lora_config, save_adapter
 from tamis.trainers.loop import Run, device_of, fit, identity_of, start
 from tamis.trainers.objective import Examples
 from tamis.trainers.schedule import Keep, Optimisation, Schedule
 from tamis.training import Takes
+from tamis.training.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from tamis.models import ModelRef

@@ -147,7 +147,7 @@ def labels_of(model: Any, ids: torch.Tensor, weights: torch.Tensor) -> Labels:
     """
     import torch.nn.functional as functional
 
-    from tamis.logits import selected_logits
+    from tamis.prediction.logits import selected_logits
 
     labelled = weights[:, 1:] != 0
     logits = selected_logits(model, ids, functional.pad(labelled, (0, 1)))

@@ -13,8 +13,8 @@ from tamis import supervising
 from tamis.errors import TrainError
 
 if TYPE_CHECKING:
-    from tamis.foreign import Take
     from tamis.models import ModelRef
+    from tamis.training.foreign import Take
 
 LAST_LINES = 15
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -70,8 +70,8 @@ def find(pattern: str, log: Path) -> list[Path]:
 
 
 def take_over(source: Path, base: ModelRef, to: Path, log: Path, moments: Take) -> dict[str, Any]:
-    """`tamis.foreign.take_over`; its TrainError gets the end of the log."""
-    from tamis import foreign
+    """`tamis.training.foreign.take_over`; its TrainError gets the end of the log."""
+    from tamis.training import foreign
 
     try:
         return foreign.take_over(source, base, to, moments)

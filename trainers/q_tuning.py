@@ -21,11 +21,11 @@ class QTuning:
     """Keeps rows of every batch that are wrong and sure or right and unsure, and prunes tokens.
 
     arXiv:2509.23873. Perplexity and mean entropy of the labels of the whole batch of an optimiser step, without
-    dropout, divide its rows (`tamis.quadrants`): `rows` is the share that stays, to the nearest row, at least one. Of
-    rows with high perplexity and low entropy the share `tokens` of the labels stays, those whose perplexity, smoothed
-    with its neighbours by `smoothing`, is lowest; the others become context. Published budgets: (12.5 %, 50 %), (25 %,
-    50 % or 70 %), (50 %, 70 %). Costs a forward pass over the batch. Quantiles of small batches mean little: use
-    `batch_rows` of 16 or more.
+    dropout, divide its rows (`tamis.prediction.quadrants`): `rows` is the share that stays, to the nearest row, at
+    least one. Of rows with high perplexity and low entropy the share `tokens` of the labels stays, those whose
+    perplexity, smoothed with its neighbours by `smoothing`, is lowest; the others become context. Published budgets:
+    (12.5 %, 50 %), (25 %, 50 % or 70 %), (50 %, 70 %). Costs a forward pass over the batch. Quantiles of small batches
+    mean little: use `batch_rows` of 16 or more.
     """
 
     revision: ClassVar[int] = 1
@@ -60,8 +60,8 @@ class QTuning:
         """Masks of the labels that stay; a row whose losses are not finite goes first."""
         import numpy as np
 
-        from tamis.current import label_losses
-        from tamis.quadrants import kept_tokens, plane
+        from tamis.prediction.current import label_losses
+        from tamis.prediction.quadrants import kept_tokens, plane
 
         nll, entropy = label_losses(candidates)
         with np.errstate(over="ignore"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.recorded import KEEPS
+from tamis.training.recorded import KEEPS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ class RecordLosses:
 
     def prepare(self, candidates: Candidates, /) -> None:
         """Note which rows the training has."""
-        from tamis.recorded import token_digests
+        from tamis.training.recorded import token_digests
 
         candidates.record["number"] = candidates.numbers.copy()
         candidates.record["digest"] = token_digests([ids for ids, _ in candidates.examples])

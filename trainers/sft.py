@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.checkpoints import Checkpoint
 from tamis.errors import TrainError
 from tamis.trainers.adapters import Targets, lora_config
 from tamis.trainers.hugging_face import Keeper, arguments, check_weights, contained, fit, require_trl
 from tamis.trainers.schedule import Keep, Schedule
 from tamis.training import Takes
+from tamis.training.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from tamis.models import ModelRef

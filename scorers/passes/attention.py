@@ -94,10 +94,10 @@ class Attention:
         """(tokens, heads) of every usable row by its place, and the number of heads."""
         import numpy as np
 
-        from tamis.attention import attention_layers, half_depth
         from tamis.batching import batches, with_halving
-        from tamis.forward import forward_of
         from tamis.models import cached_model
+        from tamis.prediction.attention import attention_layers, half_depth
+        from tamis.prediction.forward import forward_of
 
         if not len(good):
             return {}, 0
@@ -133,7 +133,7 @@ class _Read:
         import numpy as np
 
         from tamis.chat_template import chat_template
-        from tamis.user_tokens import user_tokens
+        from tamis.prediction.user_tokens import user_tokens
 
         special = np.array(sorted(getattr(chat_template(ref.name).tokenizer, "all_special_ids", [])), np.int64)
         reason = np.array([int(one.reason) for one in rendered], np.uint8)
@@ -160,8 +160,8 @@ class _Read:
         import numpy as np
         import torch
 
-        from tamis.attention import attention_weights
         from tamis.batching import pad
+        from tamis.prediction.attention import attention_weights
 
         padded, mask = pad([self.ids[place] for place in chosen], 0)
         users = np.zeros(padded.shape, np.float32)

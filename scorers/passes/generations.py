@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from tamis.answers.sampling import Sampling, asked
 from tamis.errors import DataError, RecipeError
 from tamis.models import ModelRef
-from tamis.sampling import Sampling, asked
 from tamis.values import Message, Need, Reason
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tamis.answers.sampling import Ask, Sample, Wanted
     from tamis.pool import Shard
-    from tamis.sampling import Ask, Sample, Wanted
     from tamis.values import Arrays, Machine, Row
     from tamis.views import ShardSignals
 
@@ -85,8 +85,8 @@ class Generations:
         """
         import numpy as np
 
+        from tamis.answers.sampling import Drawing
         from tamis.engine import set_threads
-        from tamis.sampling import Drawing
 
         set_threads(on.threads)
         rows = shard.read()
@@ -112,7 +112,7 @@ class Generations:
             prompts.append(ids)
 
         def ask(wanted: Sequence[Wanted]) -> Sequence[Sample | None]:
-            from tamis.generating import Writer
+            from tamis.answers.generating import Writer
 
             bits = [None if one.number < 0 else one.bits for one in wanted]
             return Writer.of(self.model, self.sampling, on).write(prompts, [one.row for one in wanted], bits)
@@ -120,7 +120,7 @@ class Generations:
         return ask
 
     def _ask_server(self, rows: Sequence[Row], reason: NDArray[np.uint8]) -> Ask:
-        from tamis.completions import Client
+        from tamis.answers.completions import Client
 
         server = self.sampling.server
         assert server is not None

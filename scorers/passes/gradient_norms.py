@@ -6,10 +6,10 @@ import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.checkpoints import Checkpoint
 from tamis.gradient.layers import ALL, check_layers
 from tamis.gradient.objective import Loss, Objective
 from tamis.models import ModelRef
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.checkpoints import Checkpoint
 from tamis.gradient.formula import Similarity, SubtaskAgg
 from tamis.gradient.prepared import Job
 from tamis.gradient.store import Contents
 from tamis.gradient.targets import Tasks, as_signal
 from tamis.pool import Pool
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Need
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tamis.checkpoints import Checkpoint
 from tamis.errors import RecipeError
 from tamis.gradient.encodings import Encoding
 from tamis.gradient.formula import EpsMode, Moments, Momentum, Profile
@@ -17,6 +16,7 @@ from tamis.gradient.projections import Kind, Projection
 from tamis.gradient.source import GradientSource, Models, Use, source_of
 from tamis.gradient.store import Contents, balances_of
 from tamis.pool import Pool
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Reason
 
 if TYPE_CHECKING:

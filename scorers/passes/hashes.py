@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tamis.errors import RecipeError
+from tamis.text.words import Numbers
 from tamis.values import Need, Reason
-from tamis.words import Numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tamis.pool import Shard
+    from tamis.text.words import Flat
     from tamis.values import Arrays, Machine
     from tamis.views import ShardSignals
-    from tamis.words import Flat
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hashes:
     """Exact digest and n-gram hashes of prompt, response and both; touches no model.
 
-    Of texts in lower case without diacritics and punctuation (`tamis.words`), or, for the digests and with `normalise:
-    none`, of texts as they are. `ngrams` are the lengths kept as hashes. `numbers: zero` takes all numbers for equal,
-    as datatrove does; by default they differ.
+    Of texts in lower case without diacritics and punctuation (`tamis.text.words`), or, for the digests and with
+    `normalise: none`, of texts as they are. `ngrams` are the lengths kept as hashes. `numbers: zero` takes all numbers
+    for equal, as datatrove does; by default they differ.
     """
 
     ngrams: tuple[int, ...] = (8, 13)
@@ -44,7 +44,7 @@ class Hashes:
         return frozenset()
 
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
-        """Arrays of one shard, for each F of `prompt`, `response` and `whole` (`tamis.passages`).
+        """Arrays of one shard, for each F of `prompt`, `response` and `whole` (`tamis.text.passages`).
 
         `F_exact` (n, 2) uint64: 128-bit BLAKE2b of the normalised words (of a text without words, of the text less its
         white space); 0, 0 where empty. `F_characters` (n,) int32, the length of the text. For `prompt` and `response`
@@ -53,7 +53,7 @@ class Hashes:
         """
         import numpy as np
 
-        from tamis.passages import of_row
+        from tamis.text.passages import of_row
 
         texts = [of_row(row) for row in shard.read()]
         arrays: dict[str, NDArray[Any]] = {}
@@ -67,7 +67,7 @@ class Hashes:
         import numpy as np
 
         from tamis.duplicates.scanning import scanned
-        from tamis.words import ngrams
+        from tamis.text.words import ngrams
 
         flat = scanned(texts, "words", self.numbers)
         made: dict[str, NDArray[Any]] = {
@@ -82,7 +82,7 @@ class Hashes:
         return made
 
     def _digests(self, texts: Sequence[str], flat: Flat) -> list[tuple[int, int]]:
-        from tamis.words import raw_bytes
+        from tamis.text.words import raw_bytes
 
         if self.normalise == "none":
             return [_digest(b"t", raw_bytes(text)) for text in texts]

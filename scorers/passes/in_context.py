@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tamis.anchors import Stop
+from tamis.demonstrations.anchors import Stop
+from tamis.demonstrations.prompting import Layout
 from tamis.errors import DataError, RecipeError
 from tamis.models import ModelRef
 from tamis.pool import Pool
-from tamis.prompting import Layout
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tamis.demonstrations.prompting import Prompts
+    from tamis.demonstrations.utility import Measured
     from tamis.pool import Shard
-    from tamis.prompting import Prompts
-    from tamis.utility import Measured
     from tamis.values import Arrays, Machine, Row
     from tamis.views import PoolView, ShardSignals
 
@@ -34,8 +34,9 @@ class InContext:
     Li et al. 2024, arXiv 2312.10302. Anchors are `count` rows of the pool, the nearest to each centre of k-means over
     mean hidden states (`anchors: clusters`, as in the paper) or drawn by `seed` and key (`drawn`), or rows of the
     `target`, at most `count` by the same draw. No row is longer than `anchor_tokens` that is an anchor; a row is not
-    tried on itself, nor on an anchor of equal text. `layout`: see `tamis.prompting`; the released code cuts anchors at
-    200 tokens and leaves out the BOS of the zero-shot side (`nuggets-released`), which lifts every score.
+    tried on itself, nor on an anchor of equal text. `layout`: see `tamis.demonstrations.prompting`; the released code
+    cuts anchors at 200 tokens and leaves out the BOS of the zero-shot side (`nuggets-released`), which lifts every
+    score.
 
     `stop`: `never` tries every row on every anchor. `certain` stops a row whose share of anchors helped must fall below
     `threshold`, `hoeffding` one whose share does with probability 1 - `delta`; `block` anchors are tried in a round.
@@ -112,9 +113,9 @@ class InContext:
         """
         import numpy as np
 
+        from tamis.demonstrations.pairing import short_keys
+        from tamis.demonstrations.prompting import prompts_of
         from tamis.engine import set_threads
-        from tamis.pairing import short_keys
-        from tamis.prompting import prompts_of
         from tamis.ragged import Ragged
 
         set_threads(on.threads)
@@ -145,15 +146,15 @@ class InContext:
         """
         import numpy as np
 
-        from tamis.anchors import Race
+        from tamis.demonstrations.anchors import Race
+        from tamis.demonstrations.pairing import short_keys
+        from tamis.demonstrations.prompting import prompts_of
+        from tamis.demonstrations.utility import Pairs, measure_pairs
         from tamis.engine import set_threads
-        from tamis.forward import forward_of
         from tamis.models import cached_model
-        from tamis.pairing import short_keys
-        from tamis.prompting import prompts_of
+        from tamis.prediction.forward import forward_of
         from tamis.ragged import Ragged
         from tamis.rendering import longest
-        from tamis.utility import Pairs, measure_pairs
 
         set_threads(on.threads)
         fit = have["fit"]
@@ -199,7 +200,7 @@ class InContext:
         """Rows that may be anchors."""
         import numpy as np
 
-        from tamis.anchors import spread
+        from tamis.demonstrations.anchors import spread
         from tamis.draws import of_keys
         from tamis.rendering import longest
 
@@ -232,11 +233,11 @@ class InContext:
         """(M,) losses of the anchors without a demonstration, NaN where one has a reason."""
         import numpy as np
 
-        from tamis.forward import forward_of
+        from tamis.demonstrations.utility import Pairs, measure_pairs
         from tamis.models import cached_model
+        from tamis.prediction.forward import forward_of
         from tamis.ragged import Ragged
         from tamis.rendering import longest
-        from tamis.utility import Pairs, measure_pairs
 
         usable = np.flatnonzero(prompts.reason == 0)
         losses = np.full(len(prompts.reason), np.nan, np.float32)

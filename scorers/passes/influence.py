@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.checkpoints import Checkpoint
 from tamis.errors import RecipeError
 from tamis.gradient.formula import EpsMode, Moments, Momentum, Profile, Similarity, SubtaskAgg
 from tamis.gradient.layers import ALL
@@ -14,6 +13,7 @@ from tamis.gradient.prepared import Job, prepare
 from tamis.gradient.source import GradientSource, Use, source_of
 from tamis.gradient.targets import as_signal
 from tamis.pool import Pool
+from tamis.training.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from tamis.pool import Shard

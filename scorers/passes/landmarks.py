@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tamis.errors import DataError, RecipeError
-from tamis.interpolation import Kernel
 from tamis.values import Need, Reason
+from tamis.vectors.interpolation import Kernel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +29,8 @@ class Landmarks:
 
     Influence Distillation, an approximation. Reads the signal `influence` of a stage with `only: "@some-rows"` (best a
     random selection), keeps it where it is, and gives every other row the kernel ridge regression
-    (`tamis.interpolation`) of the landmarks' scores on embeddings, one output a task. Since the regression is linear in
-    what is carried over, that equals carrying over the landmarks' unit gradients and taking their cosines.
+    (`tamis.vectors.interpolation`) of the landmarks' scores on embeddings, one output a task. Since the regression is
+    linear in what is carried over, that equals carrying over the landmarks' unit gradients and taking their cosines.
 
     The paper embeds rows by Jacobian-vector products through the first four blocks; here an embedding is the pooled
     hidden state of the `tokens` pass, that of RDS+: one forward pass over the whole model, which other methods share.
@@ -59,7 +59,7 @@ class Landmarks:
 
     def fit(self, view: PoolView, on: Machine, /) -> tuple[Arrays, dict[str, Any]]:
         """Arrays of the interpolation, and facts: landmarks, held out, R² by task. DataError for too few landmarks."""
-        from tamis.interpolation import fit
+        from tamis.vectors.interpolation import fit
 
         points, values, tasks = self._landmarks(view)
         if len(points) < LEAST:
@@ -89,7 +89,7 @@ class Landmarks:
         """
         import numpy as np
 
-        from tamis.interpolation import Interpolation
+        from tamis.vectors.interpolation import Interpolation
 
         measured = have["influence"]
         scores, reason = np.array(measured["scores"], np.float32), np.array(measured["reason"], np.uint8)

@@ -29,13 +29,13 @@ class Language:
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
         """Arrays (n,) of one shard: `prompt`, `response` int32, and `prompt_probability`, `response_probability`.
 
-        The first are languages as numbers (`tamis.languages.name_of`), 0 where there is no letter; the others float32
-        in [0, 1]. `reason` uint8: `needs an answer` where there is none.
+        The first are languages as numbers (`tamis.text.languages.name_of`), 0 where there is no letter; the others
+        float32 in [0, 1]. `reason` uint8: `needs an answer` where there is none.
         """
         import numpy as np
 
-        from tamis.languages import code_of, detect
-        from tamis.passages import of_row
+        from tamis.text.languages import code_of, detect
+        from tamis.text.passages import of_row
 
         texts = [of_row(row) for row in shard.read()]
         arrays: dict[str, NDArray[Any]] = {}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tamis.errors import RecipeError
+from tamis.text.words import Numbers
 from tamis.values import Need, Reason
-from tamis.words import Numbers
 
 if TYPE_CHECKING:
     from tamis.pool import Shard
@@ -45,14 +45,14 @@ class MinHash:
         """Arrays of one shard.
 
         `shingles` uint32 ragged with `shingles_offsets` (n + 1,) int64: the sorted hashes of a row's shingles, each
-        once. `signature` (n, permutations) uint32 (`tamis.minhash`). `characters` (n,) int32: length of the text.
+        once. `signature` (n, permutations) uint32 (`tamis.text.minhash`). `characters` (n,) int32: length of the text.
         `reason` (n,) uint8: `needs an answer` where there is none and the response is what is measured.
         """
         import numpy as np
 
         from tamis.duplicates.shingling import salts_of, shingled, texts_of
-        from tamis.minhash import signatures
-        from tamis.passages import of_row
+        from tamis.text.minhash import signatures
+        from tamis.text.passages import of_row
 
         rows = shard.read()
         texts = texts_of(rows, self.of)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tamis.answers.rating_prompts import RatingSet, rating_set
+from tamis.answers.sampling import Sampling
 from tamis.errors import RecipeError
 from tamis.models import ModelRef
-from tamis.rating_prompts import RatingSet, rating_set
-from tamis.sampling import Sampling
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ class Ratings:
         """
         import numpy as np
 
+        from tamis.answers.readouts import label_ids, masses
         from tamis.engine import set_threads
         from tamis.models import cached_model
-        from tamis.readouts import label_ids, masses
 
         rows, sets = shard.read(), self._found()
         ids = {one.key: label_ids(self.model.name, one.labels) for one in sets}
@@ -110,7 +110,7 @@ class Ratings:
 
     def _answers(self, rows: Sequence[Row], have: ShardSignals) -> list[str | None]:
         """The first generated answer of every row, where one is asked about."""
-        from tamis.sampling import Samples
+        from tamis.answers.sampling import Samples
 
         if not self.needs:
             return [None] * len(rows)
@@ -136,8 +136,8 @@ class _Asked:
     def about(cls, rows: Sequence[Row], one: RatingSet, ref: ModelRef, answers: Sequence[str | None]) -> _Asked:
         import numpy as np
 
+        from tamis.answers.rating_prompts import exchanges
         from tamis.chat_template import RowRefused
-        from tamis.rating_prompts import exchanges
         from tamis.rendering import longest
 
         limit = longest(ref)

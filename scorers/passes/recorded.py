@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.checkpoints import Checkpoint
 from tamis.models import ModelRef
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Recorded:
         """
         import numpy as np
 
-        from tamis.recorded import read_record, token_digests
         from tamis.rendering import render_all
+        from tamis.training.recorded import read_record, token_digests
 
         record = read_record(self.checkpoints)
         rendered = render_all(shard.read(), ModelRef(**self.checkpoints[-1].facts["base"]))

@@ -47,10 +47,10 @@ class Reversed:
         import numpy as np
 
         from tamis.engine import set_threads
-        from tamis.forward import forward_of
         from tamis.models import cached_model
+        from tamis.prediction.forward import forward_of
+        from tamis.prediction.scored import Run, Scored, alone
         from tamis.rendering import render_laid
-        from tamis.scored import Run, Scored, alone
 
         rendered = render_laid([_lay(row, self.model) for row in shard.read()], self.model)
         reason = np.array([int(Reason.CUT if one.truncated else one.reason) for one in rendered], np.uint8)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tamis.encoders import EncoderRef, What
 from tamis.values import Need, Reason
+from tamis.vectors.encoders import EncoderRef, What
 
 if TYPE_CHECKING:
     from tamis.pool import Shard
@@ -39,8 +39,8 @@ class SentenceEmbeddings:
         """`pooled` (n, d) float32 of unit length, 0 where the row has a reason; `reason` (n,) uint8 (`Reason`)."""
         import numpy as np
 
-        from tamis.encoders import encode, text_for
         from tamis.engine import set_threads
+        from tamis.vectors.encoders import encode, text_for
 
         set_threads(on.threads)
         texts = [text_for(row, self.text) for row in shard.read()]

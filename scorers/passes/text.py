@@ -27,15 +27,15 @@ class Text:
     def measure(self, shard: Shard, have: ShardSignals, on: Machine, /) -> Arrays:
         """Arrays of one shard: `prompt`, `response` (n, len(NAMES)) float32, `reason` (n,) uint8.
 
-        The columns of both tables are `tamis.text_statistics.NAMES`; `tamis.passages` says which text is which. Of
-        plain text the response is the text itself and the prompt is empty. A text that is not there has zeros. `reason`
-        is `needs an answer` where there is none; the prompt's statistics hold nevertheless.
+        The columns of both tables are `tamis.text.text_statistics.NAMES`; `tamis.text.passages` says which text is
+        which. Of plain text the response is the text itself and the prompt is empty. A text that is not there has
+        zeros. `reason` is `needs an answer` where there is none; the prompt's statistics hold nevertheless.
         """
         import numpy as np
 
-        from tamis.passages import of_row
-        from tamis.text_statistics import measured
-        from tamis.words import WordHashes
+        from tamis.text.passages import of_row
+        from tamis.text.text_statistics import measured
+        from tamis.text.words import WordHashes
 
         texts = [of_row(row) for row in shard.read()]
         known = WordHashes()

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tamis.pool import Shard
-    from tamis.pooled import How
+    from tamis.prediction.pooled import How
+    from tamis.prediction.scored import Run, Scored
     from tamis.rendering import Rendered
-    from tamis.scored import Run, Scored
     from tamis.values import Arrays, Machine
     from tamis.views import ShardSignals
 
@@ -96,10 +96,10 @@ class Tokens:
         import numpy as np
 
         from tamis.engine import set_threads
-        from tamis.forward import forward_of
         from tamis.models import cached_model
+        from tamis.prediction.forward import forward_of
+        from tamis.prediction.scored import Run
         from tamis.rendering import render_all
-        from tamis.scored import Run
 
         kept = [name for name in _POOLED if getattr(self, name)]
         if self.loss == "none" and not kept:
@@ -136,7 +136,7 @@ def _full(row: int, one: Rendered, loss: Loss) -> Scored:
     """The whole row."""
     import numpy as np
 
-    from tamis.scored import Scored
+    from tamis.prediction.scored import Scored
 
     places = np.flatnonzero(one.turn >= 0) if loss == "response" else np.arange(1, len(one.ids))
     return Scored(row, one.ids, places[:0] if loss == "none" else places)
@@ -146,7 +146,7 @@ def _turns(rendered: Sequence[Rendered]) -> list[tuple[Scored, NDArray[np.int64]
     """The turns of all rows alone; text without turns has no prompt to be taken away."""
     import numpy as np
 
-    from tamis.scored import alone
+    from tamis.prediction.scored import alone
 
     return [
         alone(row, one, turn)

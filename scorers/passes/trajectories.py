@@ -6,9 +6,9 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tamis.checkpoints import Checkpoint
 from tamis.errors import DataError
 from tamis.models import ModelRef
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.forward import Forward
     from tamis.pool import Shard
+    from tamis.prediction.forward import Forward
     from tamis.rendering import Rendered
     from tamis.values import Arrays, Machine
     from tamis.views import ShardSignals
@@ -83,8 +83,8 @@ class Trajectories:
 @functools.lru_cache(maxsize=1)
 def _opened(models: tuple[tuple[ModelRef, str], ...], device: str) -> list[tuple[Any, Forward]]:
     """Models, and each taken apart, kept by the process until it works on another pass; the digests tell them apart."""
-    from tamis.forward import forward_of
     from tamis.models import open_model
+    from tamis.prediction.forward import forward_of
 
     opened = [open_model(model, device) for model, _ in models]
     return [(model, forward_of(model)) for model in opened]

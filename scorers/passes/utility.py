@@ -6,21 +6,21 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from tamis.demonstrations.pairing import Candidates
+from tamis.demonstrations.prompting import Layout
 from tamis.errors import RecipeError
 from tamis.models import ModelRef
-from tamis.pairing import Candidates
 from tamis.pool import Pool
-from tamis.prompting import Layout
 from tamis.values import Need, Reason
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.asked import Asked
+    from tamis.demonstrations.asked import Asked
+    from tamis.demonstrations.utility import Measured
     from tamis.pool import Shard
     from tamis.ragged import Ragged
-    from tamis.utility import Measured
     from tamis.values import Arrays, Machine
     from tamis.views import PoolView, ShardSignals
 
@@ -43,10 +43,10 @@ class Utility:
     (`target_as: demonstrations`: rows of the pool behind rows of the target, as the released code has it); `continual`
     also rows of the pool behind the `existing` data. `candidates`: `copying` measures `per_row` demonstrations a query
     in the mean, those that hold most of its response word for word, more where the response is short (see
-    `tamis.pairing.copying_pairs`; and, of the target's queries, `per_row` for every demonstration); `neighbours` the
-    nearest `per_row` by pooled hidden states; `sampled` draws `per_row` queries by `seed` and row key, and shows them
-    every demonstration (of the other side's rows, as many are drawn); `all` measures every pair, n² of them. `layout`:
-    see `tamis.prompting`.
+    `tamis.demonstrations.pairing.copying_pairs`; and, of the target's queries, `per_row` for every demonstration);
+    `neighbours` the nearest `per_row` by pooled hidden states; `sampled` draws `per_row` queries by `seed` and row key,
+    and shows them every demonstration (of the other side's rows, as many are drawn); `all` measures every pair, n² of
+    them. `layout`: see `tamis.demonstrations.prompting`.
 
     Time: a forward pass over every row as demonstration, and one over query tokens for every pair, whose attention sees
     the demonstration's kept keys and values; vocabulary logits for response tokens alone.
@@ -101,14 +101,15 @@ class Utility:
     def fit(self, view: PoolView, on: Machine, /) -> tuple[Arrays, dict[str, Any]]:
         """Every row once in token ids, and which pairs are measured.
 
-        Arrays: those of `tamis.asked.Asked` (the other side's rows, of target or existing data, behind the pool's); for
-        row j of the pool as the demonstration the places of its queries, `asked` by `asked_offsets`; as the query the
-        places of the other side's demonstrations, `met` by `met_offsets`; where the other side's rows are queries, what
-        they are worth without an example, `bare_distance` and `bare_nll` (q,). RecipeError where that side is missing.
+        Arrays: those of `tamis.demonstrations.asked.Asked` (the other side's rows, of target or existing data, behind
+        the pool's); for row j of the pool as the demonstration the places of its queries, `asked` by `asked_offsets`;
+        as the query the places of the other side's demonstrations, `met` by `met_offsets`; where the other side's rows
+        are queries, what they are worth without an example, `bare_distance` and `bare_nll` (q,). RecipeError where that
+        side is missing.
         """
         import numpy as np
 
-        from tamis.asked import ask, lists
+        from tamis.demonstrations.asked import ask, lists
 
         other = self._other()
         asked, draws = ask(view.pool, other, self.model, self.layout, self.seed)
@@ -130,7 +131,7 @@ class Utility:
         """Pairs (demonstration, query) of the pool, and pairs (row of the pool, row of the other side)."""
         import numpy as np
 
-        from tamis.pairing import choose_pairs, copying_pairs, copying_queries
+        from tamis.demonstrations.pairing import choose_pairs, copying_pairs, copying_queries
 
         near = self.candidates == "neighbours"
         inside = asked.side(slice(0, asked.own), view.signal("tokens", "pooled") if near else None, draws)
@@ -162,7 +163,7 @@ class Utility:
         """
         import numpy as np
 
-        from tamis.asked import Asked
+        from tamis.demonstrations.asked import Asked
         from tamis.engine import set_threads
         from tamis.ragged import Ragged
 
@@ -205,7 +206,7 @@ class Utility:
         return side
 
     def _embedded(self, other: Pool, on: Machine) -> NDArray[np.float32]:
-        from tamis.pooled import pooled_states
+        from tamis.prediction.pooled import pooled_states
         from tamis.rendering import render_all
 
         return pooled_states(render_all(list(other), self.model), self.model, on)
@@ -233,10 +234,10 @@ class Utility:
     ) -> Measured:
         import numpy as np
 
-        from tamis.forward import forward_of
+        from tamis.demonstrations.utility import Pairs, measure_pairs
         from tamis.models import cached_model
+        from tamis.prediction.forward import forward_of
         from tamis.rendering import longest
-        from tamis.utility import Pairs, measure_pairs
 
         model = cached_model(self.model, on.device)
         what = Pairs(

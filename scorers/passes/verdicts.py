@@ -58,8 +58,8 @@ class Verdicts:
         """
         import numpy as np
 
+        from tamis.answers.sampling import Samples
         from tamis.ragged import Ragged
-        from tamis.sampling import Samples
 
         samples = Samples(have["generations"])
         reason = np.array(samples.signal["reason"], np.uint8)

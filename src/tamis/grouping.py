@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.clusters import Clusters
     from tamis.values import Arrays
+    from tamis.vectors.clusters import Clusters
     from tamis.views import PoolView
 
 FIELDS = ("source", "kind", "file")
@@ -34,7 +34,7 @@ def needs_of(by: str, side: Literal["pool", "target"] = "pool") -> frozenset[Nee
     Raises RecipeError for `clusters:` without a whole number of at least 2, and for a column of the target, which has
     none.
     """
-    from tamis import embeddings
+    from tamis.vectors import embeddings
 
     if by in FIELDS or by.startswith("meta."):
         return frozenset()
@@ -119,7 +119,7 @@ def _by_cluster(view: PoolView, count: int) -> NDArray[np.str_]:
     """Clusters of all rows with an embedding, usable or not: those of `view.centres`, else found here."""
     import numpy as np
 
-    from tamis.clusters import nearest
+    from tamis.vectors.clusters import nearest
 
     vectors, ordered = _embedded(view, count)
     answer = np.full(len(view), "", dtype=f"<U{len('cluster-') + len(str(count))}")
@@ -133,7 +133,7 @@ def _embedded(view: PoolView, count: int) -> tuple[NDArray[np.float32], NDArray[
     """Unit embeddings (n, d), and the places of rows that have one, in the order of their keys, not of places."""
     import numpy as np
 
-    from tamis.index import unit
+    from tamis.vectors.index import unit
 
     vectors = unit(view.signal("tokens", "pooled"))
     known = np.flatnonzero(np.isfinite(vectors).all(axis=1))
@@ -144,7 +144,7 @@ def _embedded(view: PoolView, count: int) -> tuple[NDArray[np.float32], NDArray[
 
 
 def _clustered(vectors: NDArray[np.float32], count: int) -> Clusters:
-    from tamis.clusters import k_means
+    from tamis.vectors.clusters import k_means
 
     return k_means(vectors, count)
 

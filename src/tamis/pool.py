@@ -131,7 +131,7 @@ class Pool:
 
     def _repr_html_(self) -> str:
         """For notebooks: counts by file, and the first rows; text of the data is escaped."""
-        from tamis.notebook import ROWS, Card, shown
+        from tamis.api.notebook import ROWS, Card, shown
 
         counts = ("rows", "kept", "quarantined", "dropped")
         files = [[file.get("name", ""), *(file.get(name, "") for name in counts)] for file in self.files[:ROWS]]

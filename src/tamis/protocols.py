@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from tamis.checkpoints import Checkpoint
     from tamis.models import ModelRef
     from tamis.pool import Pool, Shard
     from tamis.training import Candidates, StepRows, StepTokens, Takes
+    from tamis.training.checkpoints import Checkpoint
     from tamis.values import Arrays, Budget, Column, Dropped, Items, Machine, Need, Patch, Seeds, Subset, Weights
     from tamis.views import PoolView, ShardSignals
 

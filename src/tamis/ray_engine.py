@@ -23,10 +23,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tamis import __version__, deadline
+from tamis import __version__
 from tamis.engine import WorkerLost, set_threads
 from tamis.errors import RecipeError, StoreError, TamisError
 from tamis.models import ModelRef, content_digest, folder_of
+from tamis.operations import deadline
 from tamis.ray_cluster import connected, room
 from tamis.values import Machine
 

@@ -12,19 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tamis import __version__, digests, endings, ledger, lineage, run_state
+from tamis import __version__, digests, ledger
 from tamis.catalogue import build
-from tamis.changes import changes, previous, summary
 from tamis.errors import DataError
+from tamis.history import lineage
+from tamis.history.changes import changes, previous, summary
+from tamis.history.sides import Side
 from tamis.mapping import pool_map
+from tamis.operations import endings, run_state
 from tamis.pool import MANIFEST
 from tamis.recipe import Recipe
-from tamis.sides import Side
 from tamis.stages.clean import Done
 from tamis.stages.conduct import Conductor
-from tamis.stages.measure import Signal
 from tamis.stages.score import Scored
 from tamis.stages.select import Selection
+from tamis.stages.signals import Signal
 from tamis.stages.train import Training
 from tamis.store import write_json, write_table, write_text
 from tamis.subsets import token_columns

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import tiny
-from tamis.checkpoints import Checkpoint
 from tamis.gradient.per_example import lora_layers, pad, per_example
 from tamis.models import ModelRef, open_model
 from tamis.pool import Pool
@@ -17,6 +16,7 @@ from tamis.rendering import render_rows
 from tamis.scorers.passes.gradients import Gradients
 from tamis.scorers.passes.influence import Influence
 from tamis.trainers.lora import Lora
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Machine, Seeds
 from tamis.views import ShardSignals
 

@@ -16,10 +16,10 @@ def diff(before: str | Path = "previous", after: str | Path = "latest", work: Pl
     Runs are named by folder or by a part of their name; `latest` is the last that finished, `previous` the last of the
     same recipe before the other. Raises DataError where there is no such run, or it did not finish.
     """
-    from tamis.changes import changes, finished, previous
     from tamis.errors import DataError
+    from tamis.history.changes import changes, finished, previous
+    from tamis.history.sides import Side
     from tamis.runs import latest
-    from tamis.sides import Side
 
     if work is None or isinstance(work, (str, Path)):  # no model and no machine is needed
         root = Path(work or os.environ.get("TAMIS_WORKSPACE") or ".tamis")

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tamis.api.handles import Chosen, Shares, Trained
 from tamis.api.places import Model, Place, Rows, Settings, pool_of, reads_rows, work_of
 from tamis.catalogue import build
 from tamis.errors import RecipeError
-from tamis.handles import Chosen, Shares, Trained
 from tamis.pool import Pool
 from tamis.stages.workspace import Workspace
 from tamis.values import Budget, Need, Subset
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.stages.measure import Signal
     from tamis.stages.select import Selection
+    from tamis.stages.signals import Signal
     from tamis.stages.train import Training
 
 WARM_UP: Mapping[str, Any] = {"epochs": 4, "keep": "every-epoch"}
@@ -129,7 +129,7 @@ def _choose(
     utility: Settings = None,
     only: Chosen | str | Path | None = None,
 ) -> Chosen:
-    from tamis.columns_io import read_all
+    from tamis.stages.columns_io import read_all
     from tamis.stages.compare import method_name
     from tamis.stages.dependence import needs_of_scorers, ordered
     from tamis.stages.measure import measure_needs, richest
@@ -243,7 +243,7 @@ def _warmed_up(
     pool: Pool, work: Workspace, warm_up: Mapping[str, Any] | Trained, given: Mapping[str, Signal]
 ) -> Training:
     """The warm-up given, or `lora` with these settings on a random 5 % of the pool, or of what the pool once was."""
-    from tamis.graph import Stage
+    from tamis.recipe.graph import Stage
     from tamis.stages.sampled import job_of, train_on_sample
 
     if isinstance(warm_up, Trained):
@@ -278,11 +278,12 @@ def mix(
 
     `target`: for mixers that compare groups with it. `columns`, `on`: files of ratings, as for `add_columns`.
     """
-    from tamis.columns_io import read_all
+    from tamis.stages.columns_io import read_all
     from tamis.stages.dependence import needs_of_scorers, ordered
-    from tamis.stages.measure import measure_needs, needs_on, richest, view_of
+    from tamis.stages.measure import measure_needs, richest
     from tamis.stages.score import known_columns, score
     from tamis.stages.select import missing_columns
+    from tamis.stages.signals import needs_on, view_of
 
     built = build("mixers", mixer, {**(settings or {}), **more})
     if target is None and any(need.side == "target" for need in built.needs):
@@ -330,7 +331,8 @@ def chosen_of(subset: Chosen | Pool | str | Path, work: Place, model: Model, why
         return open_subset(subset, work=at)
     import numpy as np
 
-    from tamis.stages.measure import measure_needs, view_of
+    from tamis.stages.measure import measure_needs
+    from tamis.stages.signals import view_of
 
     usable = np.flatnonzero(view_of(subset, measure_needs(subset, [], at)).usable)
     return Chosen(subset, Subset(positions=usable, gains=np.zeros(len(usable), np.float32)), at, "pool")

@@ -42,10 +42,10 @@ def clean(
     before is found. Raises RecipeError where a setting is wrong or no row is left, GateError where a step refuses.
     """
     from tamis.cleaning.written import keep
-    from tamis.columns_io import carry_over, read_all, stem_of
-    from tamis.columns_io import sources_of as ratings_of
     from tamis.stages.clean import clean as run
     from tamis.stages.clean import needs_of
+    from tamis.stages.columns_io import carry_over, read_all, stem_of
+    from tamis.stages.columns_io import sources_of as ratings_of
     from tamis.stages.measure import richest
     from tamis.stages.score import readable_columns
 

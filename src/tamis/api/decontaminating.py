@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tamis.api.handles import Chosen
 from tamis.api.places import Model, Place, Rows, pool_of, reads_rows, work_of
 from tamis.errors import GateError, RecipeError
-from tamis.handles import Chosen
 from tamis.pool import Pool
 
 if TYPE_CHECKING:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tamis.api.choosing import chosen_of
+from tamis.api.handles import Chosen, Comparison, Measured, Trained
 from tamis.api.places import Files, Model, Place, Rows, Settings, pool_of, work_of
 from tamis.errors import RecipeError
-from tamis.handles import Chosen, Comparison, Measured, Trained
 from tamis.pool import Pool
 from tamis.values import Seeds
 
 if TYPE_CHECKING:
     from tamis.exporting import Export
-    from tamis.foreign import Take
     from tamis.stages.select import Selection
+    from tamis.training.foreign import Take
 
 
 def train(
@@ -125,7 +125,8 @@ def compare(
     from tamis.errors import DataError
     from tamis.stages.compare import Design, method_name
     from tamis.stages.compare import compare as run
-    from tamis.stages.measure import measure_needs, view_of
+    from tamis.stages.measure import measure_needs
+    from tamis.stages.signals import view_of
 
     chosen = chosen_of(subset, work, model, "compare")
     goal = pool_of(held_out, chosen.work)
@@ -199,11 +200,11 @@ def run(
     """Carry out a recipe through Prefect; returns the run folder, the report and the verdict.
 
     `recipe`: a file, or the name of a shipped one. `overrides`: `["subset.budget=10%"]`. `machine`: as for `workspace`.
-    After `max_hours` it stops where it can go on, with a `tamis.deadline.TimeUp`. Raises GateError where the disk is
-    too small for the run, unless `disk_check` is off.
+    After `max_hours` it stops where it can go on, with a `tamis.operations.deadline.TimeUp`. Raises GateError where the
+    disk is too small for the run, unless `disk_check` is off.
     """
-    from tamis import deadline
     from tamis.flows.settings import set_defaults
+    from tamis.operations import deadline
 
     place = Path(work or os.environ.get("TAMIS_WORKSPACE") or ".tamis").resolve()
     set_defaults(place)

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tamis.api.handles import Calibrated, Scored
 from tamis.api.places import Files, Model, Place, Rows, Settings, pool_of, reads_rows, work_of
 from tamis.catalogue import build
 from tamis.errors import RecipeError
-from tamis.handles import Calibrated, Scored
 from tamis.pool import Pool
 from tamis.stages.workspace import Workspace
 from tamis.values import Column, Need
@@ -101,11 +101,11 @@ def calibrate(
     value speaks against a row. `rising`: columns of one uncertainty at rising temperatures, for TSU. Columns that
     nobody has made yet are made with the default settings of their scorer. DataError where no row has both.
     """
-    from tamis.calibration import calibration
-    from tamis.calibration import rising as share_rising
-    from tamis.stages.measure import view_of
+    from tamis.column.calibration import calibration
+    from tamis.column.calibration import rising as share_rising
     from tamis.stages.score import known_columns
     from tamis.stages.select import missing_columns
+    from tamis.stages.signals import view_of
 
     at = work_of(work, model, judge=judge, reference=reference)
     rows = pool_of(pool, at)
@@ -148,7 +148,7 @@ def add_columns(pool: Rows, files: Any, *, on: str | None = None, work: Place = 
     without a rating are NaN ("not measured"); what did not fit is in `notes`. Raises DataError for two ratings of one
     row and for files that name no row of the pool.
     """
-    from tamis.columns_io import read_all
+    from tamis.stages.columns_io import read_all
 
     at = work_of(work)
     rows = pool_of(pool, at)

@@ -6,7 +6,7 @@ from typing import Any
 
 from tamis.cleaning.steps import Step, steps_of
 from tamis.errors import RecipeError
-from tamis.marked import Marked
+from tamis.recipe.marked import Marked
 
 CLEAN = "clean"
 SIDES = ("target", "existing")
@@ -39,7 +39,7 @@ def _is_sound(marked: Marked, step: Step) -> bool:
 
 def _check_needs(marked: Marked, path: tuple[str, ...], name: str, built: Any) -> None:
     """Columns can be made, and every second model that is needed is named."""
-    from tamis.heading import rating_stems
+    from tamis.recipe.heading import rating_stems
     from tamis.stages.clean import needs_of_component
     from tamis.stages.workspace import without
 
@@ -55,7 +55,7 @@ def _check_needs(marked: Marked, path: tuple[str, ...], name: str, built: Any) -
 
 def _check_side(marked: Marked, path: tuple[str, ...], source: Any) -> None:
     """Files are there, and a side that is named by `@` is in the recipe."""
-    from tamis.heading import check_source
+    from tamis.recipe.heading import check_source
 
     if not (isinstance(source, str) and source.startswith("@")):
         check_source(marked, path, source)

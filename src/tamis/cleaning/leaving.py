@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tamis import digests
 from tamis.errors import DataError
-from tamis.passages import of_row
 from tamis.pool import REJECTS, ROWS, Pool, Shard, decode, rejects_schema
+from tamis.text.passages import of_row
 from tamis.values import Dropped
 
 if TYPE_CHECKING:

@@ -55,7 +55,7 @@ Engine = Annotated[
 
 def _choose_log(name: str | None) -> str | None:
     """Lines of text, or JSON for machines; also where it is asked for by `TAMIS_LOG`."""
-    from tamis import logs
+    from tamis.operations import logs
 
     if name is not None and name not in logs.FORMATS:
         raise typer.BadParameter(f"{name!r} is none of {', '.join(logs.FORMATS)}")

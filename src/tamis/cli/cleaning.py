@@ -71,7 +71,7 @@ def dedup(
 def carry_out(pool: str, steps: str, out: Path | None, work: Any, sets: list[str] | None, **given: Any) -> None:
     """Clean a pool and say what every step did. Without `out` it stays in the workspace, and its place is said."""
     from tamis.api import clean as run
-    from tamis.handles import keep_pool
+    from tamis.api.handles import keep_pool
 
     done: list[Any] = []
     left = run(pool, steps, out=out, work=work, settings=settings_of(sets), say=done.append, **given)

@@ -22,7 +22,7 @@ def explain(
 ) -> None:
     """Say why a row is in or out: its verdict, its scores, its text."""
     output.use_json(json)
-    from tamis.explanation import explain as look
+    from tamis.history.explanation import explain as look
     from tamis.runs import latest
 
     found = look(latest(workspace / "runs", run), row)

@@ -35,7 +35,7 @@ def doctor(
     if masks is not None:
         _lint_masks(masks, model, scored_with, max_tokens)
         return
-    from tamis.diagnosis import diagnose
+    from tamis.operations.diagnosis import diagnose
 
     found = diagnose(workspace)
     lines = [f"{'ok ' if check['ok'] else '!! '} {check['what']:<22}{check['found']}" for check in found["checks"]]

@@ -73,7 +73,7 @@ def report_failure(error: object) -> None:
     if _STATE["json"]:
         kind = type(error).__name__ if isinstance(error, Exception) else "Stopped"
         _out().write(json.dumps({"error": kind, "faults": faults}, ensure_ascii=False) + "\n")
-    from tamis import logs
+    from tamis.operations import logs
 
     for fault in faults:
         if logs.asked_for():

@@ -36,7 +36,7 @@ On = Annotated[
 def settings_of(sets: list[str] | None) -> dict[str, Any]:
     """`--set a=b` options as a mapping; values are read as YAML."""
     from tamis.errors import RecipeError
-    from tamis.marked import Marked, apply_override
+    from tamis.recipe.marked import Marked, apply_override
 
     marked = Marked("--set")
     for override in sets or []:
@@ -164,8 +164,8 @@ def score(
 ) -> None:
     """Score every row of a pool; passes that were run before are not run again."""
     output.use_json(json)
-    from tamis import deadline
     from tamis.api import score as run
+    from tamis.operations import deadline
 
     second: dict[str, Any] = {"judge": judge, "reference": reference}
     work = open_workspace(workspace, model, max_tokens, workers, device, required=False, refit=refit, **second)

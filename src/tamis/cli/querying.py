@@ -25,7 +25,7 @@ def ledger(
 ) -> None:
     """What became of every row of a run, by SQL over its ledger, scores, subset, quarantine and text."""
     output.use_json(json)
-    from tamis.querying import SUMMARY, query, save
+    from tamis.history.querying import SUMMARY, query, save
     from tamis.report.inert import clean
     from tamis.runs import latest
 

@@ -105,7 +105,7 @@ def gc(
 ) -> None:
     """Remove old run folders and what only they have used of the store; refuses while anybody works there."""
     output.use_json(json)
-    from tamis.retention import Rules, collect
+    from tamis.operations.retention import Rules, collect
 
     root = workspace.resolve()
     found = collect(root, Rules(keep, tuple(protect or ()), unused_days), dry_run=dry_run).facts()
@@ -140,7 +140,7 @@ def health(
 ) -> None:
     """Say whether a workspace is well: disk, store, last runs, Prefect, workers. Exit code 1 where something is not."""
     output.use_json(json)
-    from tamis.health import check_workspace
+    from tamis.operations.health import check_workspace
 
     root = workspace.resolve()
     checks = check_workspace(root, verify=verify, free_gb=free_gb, max_age_hours=max_age)

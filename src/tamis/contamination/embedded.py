@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from tamis.encoders import EncoderRef
     from tamis.pool import Shard
     from tamis.values import Machine
+    from tamis.vectors.encoders import EncoderRef
     from tamis.views import PoolView, ShardSignals
 
 BLOCK = 4096  # evaluation items whose cosines with a shard are in memory at a time
@@ -57,7 +57,7 @@ def _vectors(have: ShardSignals, encoder: EncoderRef | None, on: Machine) -> NDA
     """(n, d) of unit length, 0 where a row has no vector."""
     import numpy as np
 
-    from tamis.index import unit
+    from tamis.vectors.index import unit
 
     if encoder is not None:
         return _encoded(have.shard, encoder, on)
@@ -69,8 +69,8 @@ def _vectors(have: ShardSignals, encoder: EncoderRef | None, on: Machine) -> NDA
 def _encoded(shard: Shard, encoder: EncoderRef, on: Machine) -> NDArray[np.float32]:
     import numpy as np
 
-    from tamis.encoders import encode, text_for
     from tamis.values import Reason
+    from tamis.vectors.encoders import encode, text_for
 
     texts: Sequence[Any] = [text_for(row, "whole" if row.kind == "text" else "instruction") for row in shard.read()]
     found = encode(encoder, [text if isinstance(text, str) else "-" for text in texts], on)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tamis.words import mixed
+from tamis.text.words import mixed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tamis.words import STEP, mixed
+from tamis.text.words import STEP, mixed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -29,7 +29,7 @@ _ZERO = ord("0")
 
 @numba.njit(inline="always")
 def _mixed(value: Any) -> Any:
-    """SplitMix64's finaliser, as `tamis.words.mixed`."""
+    """SplitMix64's finaliser, as `tamis.text.words.mixed`."""
     value = (value ^ (value >> uint64(30))) * _FIRST
     value = (value ^ (value >> uint64(27))) * _SECOND
     return value ^ (value >> uint64(31))

@@ -1,4 +1,4 @@
-"""Texts to hashes of their words or characters, a shard at a time: what `tamis.words` does, compiled."""
+"""Texts to hashes of their words or characters, a shard at a time: what `tamis.text.words` does, compiled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from tamis.words import WORD, Flat, Numbers
+from tamis.text.words import WORD, Flat, Numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,11 +20,11 @@ _DIGIT = re.compile(r"\d")
 
 
 def scanned(texts: Sequence[str], unit: Unit = "words", numbers: Numbers = "keep") -> Flat:
-    """Hashes of the words (or characters) of every text in plain form (`tamis.words.plain`).
+    """Hashes of the words (or characters) of every text in plain form (`tamis.text.words.plain`).
 
-    Words are those of `tamis.words.words_of`; two have equal hashes where they are equal, others but for chance (2^-64
-    a pair). Characters: those of the plain text, white space in runs as one of them, none at its ends. Hashes are the
-    same on every machine. `numbers: zero` takes all numbers for equal.
+    Words are those of `tamis.text.words.words_of`; two have equal hashes where they are equal, others but for chance
+    (2^-64 a pair). Characters: those of the plain text, white space in runs as one of them, none at its ends. Hashes
+    are the same on every machine. `numbers: zero` takes all numbers for equal.
     """
     import numpy as np
 

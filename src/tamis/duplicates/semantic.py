@@ -43,8 +43,8 @@ def parts_of(vectors: NDArray[np.float32], clusters: int, seed: int) -> Parts:
     """
     import numpy as np
 
-    from tamis.clusters import k_means
-    from tamis.index import unit
+    from tamis.vectors.clusters import k_means
+    from tamis.vectors.index import unit
 
     places = np.flatnonzero(~np.isnan(vectors[:, 0])) if len(vectors) else np.zeros(0, np.int64)
     count = clusters or (1 if len(places) <= WHOLE else -(-len(places) // _CLUSTER))

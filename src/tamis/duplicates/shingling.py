@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tamis.duplicates.scanning import Unit, scanned
 from tamis.ragged import Ragged
-from tamis.words import Numbers, mixed
+from tamis.text.words import Numbers, mixed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,8 +19,8 @@ Of = Literal["whole", "prompt", "response"]
 
 
 def texts_of(rows: Sequence[Row], of: Of) -> list[str]:
-    """A text of every row, "" where it has none (`tamis.passages`); the whole of a pair ends with what was rejected."""
-    from tamis.passages import of_row
+    """A text of every row, "" where it has none (`tamis.text.passages`); of a whole pair, the rejected one is last."""
+    from tamis.text.passages import of_row
     from tamis.values import text_of
 
     found = [str(getattr(of_row(row), of)) for row in rows]

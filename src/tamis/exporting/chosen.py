@@ -87,7 +87,7 @@ class Chosen:
         """The token weights of a rendered row. DataError where they are those of other tokens."""
         if self.tokens is None or one is None:
             return None
-        from tamis.weighting import weights_of
+        from tamis.training.weighting import weights_of
 
         return weights_of(self.tokens, rank, one.ids[one.turn >= 0], self.model_name)
 

@@ -10,8 +10,8 @@ from tamis.errors import TrainError
 if TYPE_CHECKING:
     import torch
 
-    from tamis.checkpoints import Checkpoint
     from tamis.gradient.formula import Formula
+    from tamis.training.checkpoints import Checkpoint
 
 
 class Direction:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from tamis.forward import Forward
+    from tamis.prediction.forward import Forward
 
 LOGITS = 1 << 24  # logits held at once: 64 MiB in float32
 

@@ -112,9 +112,9 @@ def example_sums(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> tuple[t
     import torch
     import torch.nn.functional as functional
 
-    from tamis.forward import forward_of
     from tamis.gradient.head_loss import head_losses, plain_head
-    from tamis.logits import selected_logits
+    from tamis.prediction.forward import forward_of
+    from tamis.prediction.logits import selected_logits
 
     labelled = labels[:, 1:]
     counts = labelled.sum(1)
@@ -168,7 +168,7 @@ def example_factors(
     model: Any, layers: Mapping[str, torch.nn.Linear], ids: torch.Tensor, labels: torch.Tensor, hand: Hand
 ) -> torch.Tensor:
     """Like `per_example`, but what a layer hands over are the factors of its gradients, as `tapped` says."""
-    from tamis.forward import forward_of
+    from tamis.prediction.forward import forward_of
 
     forward_of(model)  # takes the model apart before it is tapped
     with tapped(model, layers, hand):
@@ -200,7 +200,7 @@ def pair_factors(
     """Like `example_factors`, for preference pairs: a pair's tokens are those of both sides, (b, 2t, …)."""
     import torch
 
-    from tamis.forward import forward_of
+    from tamis.prediction.forward import forward_of
 
     def joined(name: str, delta: torch.Tensor, seen: torch.Tensor) -> None:
         hand(name, *(torch.cat(side.chunk(2), dim=1) for side in (delta, seen)))

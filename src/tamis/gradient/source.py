@@ -6,12 +6,12 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from tamis.checkpoints import MOMENTS, Checkpoint
 from tamis.errors import DataError, TrainError
 from tamis.gradient.formula import PROFILES, Formula, Profile
 from tamis.gradient.layers import ALL, check_layers, choose_layers
 from tamis.gradient.objective import SFT, Objective, Opened
 from tamis.models import ModelRef
+from tamis.training.checkpoints import MOMENTS, Checkpoint
 
 if TYPE_CHECKING:
     from tamis.gradient.directions import Direction

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from tamis.checkpoints import Checkpoint
     from tamis.gradient.directions import Direction
     from tamis.gradient.objective import Example, Opened
     from tamis.gradient.projections import Sketch
+    from tamis.training.checkpoints import Checkpoint
     from tamis.values import Machine
 
 Put = Callable[["NDArray[np.int64]", "torch.Tensor"], None]

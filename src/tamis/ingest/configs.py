@@ -73,7 +73,7 @@ def _loaded(path: Path, parse: Callable[[str], Any]) -> Any:
 
 
 def _yaml(text: str) -> Any:
-    from tamis.marked import safe_load
+    from tamis.recipe.marked import safe_load
 
     return safe_load(text, "the list of data sets")
 

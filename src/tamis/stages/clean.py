@@ -21,10 +21,12 @@ from tamis.errors import DataError, RecipeError
 from tamis.pool import REJECTS, Pool
 from tamis.protocols import Cleaner, Transform
 from tamis.stages.dependence import needs_of_scorers, ordered, stem_of
-from tamis.stages.measure import digests_of, measure_needs, needs_on, view_of
+from tamis.stages.fitting import digests_of
+from tamis.stages.measure import measure_needs
 from tamis.stages.score import score
 from tamis.stages.select import missing_columns
 from tamis.stages.serving import has_model
+from tamis.stages.signals import needs_on, view_of
 from tamis.stages.sources import ingest_source
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, load_arrays, save_arrays
@@ -249,7 +251,7 @@ class _Cleaning:
         return {**self.columns, **score(self.pool, scorers, self.work, None, self.columns, lengths=False).columns}
 
     def _used(self, needs: Iterable[Need], made: Mapping[str, Column]) -> list[str]:
-        from tamis.filtering import is_field
+        from tamis.column.filtering import is_field
 
         named = [need.name for need in needs if need.kind == "column" and need.side == "pool"]
         return sorted({resolve_column(name, list(made)) for name in named if not is_field(name)})

@@ -6,31 +6,28 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tamis import deadline, logs
 from tamis.catalogue import build, load
-from tamis.checking import needs_of_pass
 from tamis.cleaning.steps import Step
-from tamis.columns_io import read_all
 from tamis.errors import RecipeError
-from tamis.filtering import needs_of as needs_of_filter
-from tamis.heading import rating_stems
-from tamis.metering import Meter, rates, rows_since
+from tamis.operations import deadline
+from tamis.operations.metering import rows_since
 from tamis.pool import Pool
 from tamis.recipe import Recipe, Stage, scorer_settings
 from tamis.stages.clean import Done, clean
-from tamis.stages.clean import needs_of as needs_of_cleaning
+from tamis.stages.columns_io import read_all
 from tamis.stages.compare import Design, compare, method_name
-from tamis.stages.dependence import needs_of_scorers, ordered, stem_of
+from tamis.stages.dependence import needs_of_scorers, ordered
 from tamis.stages.load import detail, folders_of, load_checkpoints
-from tamis.stages.measure import SHARED, Signal, measure, measure_needs, richest, view_of
+from tamis.stages.measure import SHARED, measure, measure_needs, richest
 from tamis.stages.only import measure_only
 from tamis.stages.sampled import drawn_by, job_of, train_on_sample
 from tamis.stages.score import Scored, known_columns, score
-from tamis.stages.select import Selection, mixer_of, needs_with, select
+from tamis.stages.select import Selection, mixer_of, select
+from tamis.stages.signals import Signal, view_of
 from tamis.stages.sources import ingest_source
 from tamis.stages.train import EvaluationJob, Training, TrainingJob, evaluate, train_one
 from tamis.stages.weigh import weigher_of
@@ -40,6 +37,8 @@ from tamis.views import PoolView
 
 if TYPE_CHECKING:
     from tamis.exporting.provenance import Provenance
+from tamis.stages.recipe_needs import needs_of
+from tamis.stages.timer import Timer
 
 log = logging.getLogger(__name__)
 
@@ -327,8 +326,8 @@ class Conductor:
             left = ", ".join(one.name for one in self.recipe.stages if one.name not in self.outcomes)
             raise deadline.ended(error, done, left) from error
 
-    def _timed(self, name: str, kind: str) -> _Timer:
-        return _Timer(self, name, kind)
+    def _timed(self, name: str, kind: str) -> Timer:
+        return Timer(self.work, self.took, name, kind)
 
     def _detail(self, stage: Stage) -> str:
         left = self.outcomes[stage.name]
@@ -345,87 +344,3 @@ class Conductor:
         if isinstance(left, dict):
             return str(left.get("verdict") or f"{left.get('metric')} {left.get('value', 0):.4f} {left.get('unit')}")
         return str(left)
-
-
-class _Timer:
-    """Times and meters a stage, and tells the log of events when it starts and ends."""
-
-    def __init__(self, conductor: Conductor, name: str, kind: str) -> None:
-        self.conductor, self.name, self.kind = conductor, name, kind
-        self.meter, self.inside = Meter(), ExitStack()
-        self.more: dict[str, float] = {}
-
-    def __enter__(self) -> _Timer:
-        self.inside.enter_context(logs.within(stage=self.name))
-        self.inside.enter_context(self.meter)
-        self.began, self.started, self.before = time.time(), time.perf_counter(), self._measured()
-        log.info("%s: %s", self.name, self.kind)
-        self.conductor.work.work.note_damage(self.conductor.work.store)
-        self.conductor.work.work.event("start", stage=self.name, kind=self.kind)
-        return self
-
-    def also(self, rows: int, tokens: int = 0) -> None:
-        """Count rows and tokens that no pass has measured: those that were read, or trained on."""
-        self.more = {"rows": rows, "tokens": tokens, "seconds": time.perf_counter() - self.started}
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        seconds = round(time.perf_counter() - self.started, 2)
-        done = self.more or {key: value - self.before[key] for key, value in self._measured().items()}
-        with self.inside:
-            self.meter.look()
-            facts = {"seconds": seconds, **rates(**done), "peak_memory_mb": round(self.meter.peak / 1e6, 1)}
-            took = {"name": self.name, "kind": self.kind, "detail": "", **facts}
-            self.conductor.took[self.name] = took
-            self.conductor.work.work.note_damage(self.conductor.work.store)
-            if error is None:
-                self.conductor.work.work.event("end", stage=self.name, **facts)
-            else:
-                said = {"error": type(error).__name__, "message": str(error)}
-                self.conductor.work.work.event("failed", stage=self.name, **said, **facts)
-
-    def _measured(self) -> dict[str, float]:
-        passes = self.conductor.work.work.passes.values()
-        return {key: sum(one.get(key, 0) for one in passes) for key in ("rows", "tokens", "seconds")}
-
-
-def needs_of(recipe: Recipe) -> list[Need]:
-    """Everything that the components of a recipe need. Where a token pass runs, it pools too, for the report's map."""
-    needs: list[Need] = []
-    known = list(rating_stems(recipe.values))
-    needs += needs_of_cleaning(recipe.clean, known)
-    for stage in recipe.stages:
-        if stage.verb == "score":
-            own = scorer_settings(stage.settings["score"])
-            asked = needs_of_scorers(ordered({name: build("scorers", name, own[name]) for name in own}, known))
-            needs += [need for need in asked if need.key != _named(recipe, stage)]
-            known += own
-        elif stage.verb == "pass":
-            needs += needs_of_pass(stage.component, stage.own)
-        elif stage.verb == "select":
-            weighing = weigher_of(stage.settings.get("weigh"))
-            mixer = mixer_of(stage.settings.get("mix"))
-            asked = needs_with(build("selectors", stage.component, stage.own), mixer, weighing)
-            asked += needs_of_filter(stage.settings.get("where"))
-            needs += [*asked, *_column_needs(stage, asked, known)]
-    if any(need.key == "tokens" for need in needs):
-        needs.append(Need(kind="signal", name="tokens", settings=(("loss", "none"), ("pooled", True))))
-    return needs
-
-
-def _named(recipe: Recipe, stage: Stage) -> str:
-    """The signal of the stage that a stage names by `from`, or the empty string."""
-    if "from" not in stage.settings:
-        return ""
-    component = recipe.stage(str(stage.settings["from"])[1:]).component
-    return str(getattr(load("passes", component), "makes", component))
-
-
-def _column_needs(stage: Stage, own: Sequence[Need], known: Sequence[str]) -> list[Need]:
-    """Signals under the columns that a filter, a ranking or a mix names."""
-    from tamis.catalogue import SCORERS
-    from tamis.expressions import names
-
-    used = names(str(stage.settings["where"])) if "where" in stage.settings else set()
-    used |= {need.name for need in own if need.kind == "column"}
-    scorers = sorted(({stem_of(column) for column in used} & set(SCORERS)) - set(known))
-    return needs_of_scorers(ordered({name: build("scorers", name, {}) for name in scorers}, known))

@@ -12,7 +12,8 @@ from tamis import digests
 from tamis.catalogue import build
 from tamis.errors import GateError, RecipeError
 from tamis.pool import Pool
-from tamis.stages.measure import measure_needs, needs_on, view_of
+from tamis.stages.measure import measure_needs
+from tamis.stages.signals import needs_on, view_of
 from tamis.stages.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tamis.catalogue import build, load
-from tamis.checking import build_unfilled
 from tamis.errors import RecipeError
 from tamis.recipe import Recipe, Stage, scorer_settings
+from tamis.recipe.components import build_unfilled
 from tamis.stages.footprint import Sizes, Work, sizes_of
 from tamis.stages.load import folders_of
 from tamis.stages.measure import SHARED

@@ -108,7 +108,7 @@ def probe(view: PoolView, work: Workspace) -> Measured:
     """Time the forward pass of the token pass over up to 256 rows, for 30 seconds at most, and look at the memory."""
     import torch
 
-    from tamis.likelihood import response_nll
+    from tamis.prediction.likelihood import response_nll
     from tamis.rendering import render_all
 
     usable = view.usable.nonzero()[0]

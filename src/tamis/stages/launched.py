@@ -14,11 +14,11 @@ from typing import Any
 
 from tamis import supervising
 from tamis.catalogue import build
-from tamis.checkpoints import Checkpoint
 from tamis.errors import TrainError
 from tamis.models import ModelRef
 from tamis.store import load_arrays, save_arrays, write_json
 from tamis.training import TrainingRows
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Machine, Seeds
 
 JOB = "job"

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from tamis import digests
-from tamis.checkpoints import FACTS, Checkpoint
 from tamis.errors import RecipeError, TrainError
-from tamis.foreign import ADAPTER, STATE, Take, take_over
 from tamis.models import content_digest
-from tamis.optimizer_states import FILES
 from tamis.stages.train import TRAINING, Training
 from tamis.stages.workspace import Workspace
 from tamis.store import write_json
+from tamis.training.checkpoints import FACTS, Checkpoint
+from tamis.training.foreign import ADAPTER, STATE, Take, take_over
+from tamis.training.optimizer_states import FILES
 
 MOMENTS = ("auto", "none")
 _REVISION = 1

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from tamis import deadline, digests
 from tamis.catalogue import load
 from tamis.engine import map_jobs, workers_kept
 from tamis.errors import RecipeError
 from tamis.models import ModelRef
-from tamis.pins import Fit, Fitting
+from tamis.operations import deadline
 from tamis.pool import Pool, Shard
 from tamis.protocols import Pass
+from tamis.stages.fitting import FIT, fit
 from tamis.stages.serving import SIGNAL, has_model, identity_of, remember, rows_left, serving, settings_of
+from tamis.stages.signals import Asked, Signal, by_of, signals_read
 from tamis.stages.workspace import Workspace
-from tamis.store import Entry, Store, save_arrays
-from tamis.values import Column, Machine, Need
-from tamis.views import PoolView, ShardSignals, parts_of
+from tamis.store import Store, save_arrays
+from tamis.values import Machine, Need
+from tamis.views import ShardSignals
 
 log = logging.getLogger(__name__)
-FIT = "fit"  # kind in the store, and the name under which a pass reads it
 # passes that a need alone starts; the others are stages of a recipe
 SHARED = (
     "lengths",
@@ -48,29 +47,6 @@ SAY_SECONDS = 10.0  # a line of progress at most this often
 
 
 @dataclass(frozen=True)
-class Signal:
-    """One signal of a pool: a folder per shard, in order. `made`: shards measured now. `seconds`: of all, ever.
-
-    `notes`: what its reader must know, in sentences; those of the signals that were read included. `partial` says which
-    rows were measured where not all were. `by`: digest of what measured it, whatever the pool ("": not known).
-    """
-
-    name: str
-    folders: tuple[Path, ...]
-    made: int
-    seconds: float
-    identities: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    partial: str = ""
-    by: str = ""
-
-    @property
-    def caveats(self) -> tuple[str, ...]:
-        """Everything that one should know who uses it."""
-        return (*self.notes, *([self.partial] if self.partial else []))
-
-
-@dataclass(frozen=True)
 class _Job:
     store: Store
     component: Pass
@@ -78,15 +54,6 @@ class _Job:
     shard: Shard
     folders: Mapping[str, Path]
     machine: Machine
-
-
-def signals_read(component: Pass, have: Mapping[str, Signal]) -> dict[str, Signal]:
-    """The signals of the pool that a pass says it needs, by name; RecipeError where one is missing."""
-    needed = sorted(need.key for need in component.needs if need.kind == "signal" and need.side == "pool")
-    for name in needed:
-        if name not in have:
-            raise RecipeError(f"{type(component).__name__} reads the signal {name!r}, which no stage before it made")
-    return {name: have[name] for name in needed}
 
 
 def measure(
@@ -143,22 +110,6 @@ def measure(
     )
 
 
-def by_of(component: Any, read: Mapping[str, Measurer]) -> str:
-    """What measures a signal, with what it reads, whatever the pool; empty where of something read it is not known."""
-    if not all(one.by for one in read.values()):
-        return ""
-    return digests.of_component(component, {"signals": {key: one.by for key, one in read.items()}})
-
-
-class Measurer(Protocol):
-    """A signal, or one that is asked for, of which it may be known what measures it."""
-
-    @property
-    def by(self) -> str:
-        """Digest, or empty."""
-        ...
-
-
 def _tokens(jobs: Iterable[_Job]) -> int:
     """Tokens of the rows of these jobs, where their lengths were measured before."""
     import numpy as np
@@ -178,107 +129,6 @@ def _jobs(
         folders = {key: signal.folders[place] for key, signal in have.items()}
         jobs.append(_Job(work.store, component, identity, shard, folders, on))
     return jobs
-
-
-def fit(
-    pool: Pool,
-    component: Any,
-    work: Workspace,
-    read: Mapping[str, Signal],
-    columns: Mapping[str, Column] | None = None,
-    over: Machine | None = None,
-    name: str = "",
-) -> tuple[Entry, Fit]:
-    """What a component learns from the whole pool, before its shards are seen, which depend on its content alone.
-
-    A pass is handed the machine (`over`) beside the view; a scorer is not, but may read `columns`. What was learnt of
-    this pool as it was before is kept where `Workspace.refit` allows it.
-    """
-    inputs: dict[str, Any] = {"pool": pool.digest, "signals": {key: one.identities for key, one in read.items()}}
-    if columns:
-        inputs["columns"] = digests_of(columns)
-
-    def make(folder: Path) -> dict[str, Any]:
-        if over is None:
-            arrays, facts = component.fit(view_of(pool, read, columns=columns or {}))
-        else:
-            arrays, facts = _fit_pass(_FitJob(work.store, component, pool, read, over))
-        save_arrays(folder, arrays)
-        return dict(facts)
-
-    def fitted() -> Entry:
-        return work.store.get_or_make(FIT, digests.of_component(component, inputs), make, about=component)
-
-    by_shard = read_by_shard(pool, read, columns or {})
-    fitting = fitting_of(pool, component, work, name, read, by_shard, known=not columns)
-    entry, outcome = fitting.entry(fitted)
-    work.work.note_fit(outcome)
-    return entry, outcome
-
-
-@dataclass(frozen=True)
-class _FitJob:
-    store: Store
-    component: Any
-    pool: Pool
-    read: Mapping[str, Signal]
-    machine: Machine
-
-
-def _fit_pass(job: _FitJob) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """What a pass learns of a pool; its model may run, so on a cluster a node does it."""
-    on = job.machine
-    if on.engine != "local":
-        (over,) = map_jobs(_fit_pass, [dataclasses.replace(job, machine=on.alone)], on)
-        return over
-    found: tuple[Mapping[str, Any], Mapping[str, Any]] = job.component.fit(view_of(job.pool, job.read), on)
-    return found
-
-
-def fitting_of(
-    pool: Pool,
-    component: Any,
-    work: Workspace,
-    name: str,
-    read: Mapping[str, Measurer],
-    inputs: Sequence[str] | None = None,
-    *,
-    known: bool = True,
-) -> Fitting:
-    """The fit of a component over a pool, kept or to be made; `inputs` by shard, where they are known.
-
-    `known`: it reads nothing but signals.
-    """
-    by_row = bool(getattr(component, "fits_rows", False))
-    by = by_of(component, read)
-    return work.fitting(
-        name or type(component).__name__,
-        by or digests.of_component(component),
-        FIT,
-        pool,
-        inputs,
-        by_row=by_row,
-        comparable=known and bool(by),
-    )
-
-
-def read_by_shard(pool: Pool, read: Mapping[str, Signal], columns: Mapping[str, Column]) -> list[str]:
-    """For every shard a digest of the signals and the parts of columns that are read of it."""
-    return [
-        digests.of_json([{key: one.identities[place] for key, one in read.items()}, digests_of(parts)])
-        for place in range(len(pool.shards))
-        for parts in [parts_of(pool, columns, place)]
-    ]
-
-
-def digests_of(columns: Mapping[str, Column]) -> dict[str, str]:
-    """Digests of columns by content, reasons included."""
-    import numpy as np
-
-    return {
-        name: digests.of_bytes(b"".join(np.ascontiguousarray(part).tobytes() for part in (one.values, one.reasons)))
-        for name, one in columns.items()
-    }
 
 
 def _measure_shard(job: _Job) -> str:
@@ -364,16 +214,6 @@ def _measured(
     return signals
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A signal that is going to be needed: the pass that serves it, its identities by shard, and rows still to do."""
-
-    component: Pass
-    identities: tuple[str, ...]
-    rows_left: int
-    by: str = ""
-
-
 def asked_of(pool: Pool, needs: Iterable[Need], work: Workspace) -> dict[str, Asked]:
     """What `measure_needs` would do for these needs, by `Need.key` in its order; nothing is run."""
     found: dict[str, Asked] = {}
@@ -391,13 +231,3 @@ def asked_of(pool: Pool, needs: Iterable[Need], work: Workspace) -> dict[str, As
         by = "" if hasattr(component, "fit") else by_of(component, read)
         found[key] = Asked(component, tuple(identities), rows_left(pool, component, work, read), by)
     return found
-
-
-def view_of(pool: Pool, signals: Mapping[str, Signal], **parts: Any) -> PoolView:
-    """A view of the pool with these signals."""
-    return PoolView(pool, {name: signal.folders for name, signal in signals.items()}, **parts)
-
-
-def needs_on(side: str, needs: Iterable[Need]) -> list[Need]:
-    """The needs of one side: `pool`, `target` or `existing`."""
-    return [need for need in needs if need.side == side]

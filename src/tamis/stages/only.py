@@ -17,8 +17,9 @@ from tamis import digests
 from tamis.errors import DataError, RecipeError
 from tamis.pool import ROWS, Pool, Shard
 from tamis.protocols import Pass
-from tamis.stages.measure import Signal, measure
+from tamis.stages.measure import measure
 from tamis.stages.serving import SIGNAL
+from tamis.stages.signals import Signal
 from tamis.stages.workspace import Workspace
 from tamis.store import Store, load_arrays, save_arrays
 from tamis.values import Reason

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tamis.catalogue import build
-from tamis.heading import rating_stems
 from tamis.pool import Pool
 from tamis.protocols import Scorer
 from tamis.recipe import Recipe, Stage, scorer_settings
+from tamis.recipe.heading import rating_stems
 from tamis.stages import standing
 from tamis.stages.clean import runs_model
 from tamis.stages.compare import method_name, told_apart
-from tamis.stages.conduct import Conductor, needs_of
+from tamis.stages.conduct import Conductor
 from tamis.stages.estimates import (
     NOT_ESTIMATED,
     TRAINING_FORWARDS,
@@ -27,7 +27,9 @@ from tamis.stages.estimates import (
     training_step,
 )
 from tamis.stages.footprint import Measured, Sizes, memory, peak_bytes, probe, sizes_of
-from tamis.stages.measure import asked_of, measure_needs, view_of
+from tamis.stages.measure import asked_of, measure_needs
+from tamis.stages.recipe_needs import needs_of
+from tamis.stages.signals import view_of
 from tamis.stages.sources import ingest_source
 from tamis.stages.workspace import Workspace
 from tamis.values import Budget, Machine, Need

@@ -11,8 +11,9 @@ from tamis.pins import Fitting
 from tamis.pool import Pool
 from tamis.protocols import Selector
 from tamis.recipe import Stage, scorer_settings
-from tamis.stages.measure import Measurer, Signal, read_by_shard
+from tamis.stages.fitting import read_by_shard
 from tamis.stages.select import select
+from tamis.stages.signals import Measurer, Signal
 from tamis.stages.train import TRAINING, Training, TrainingJob, row_weights_of, train_entry, training_from
 from tamis.stages.workspace import Workspace
 from tamis.values import Budget, Column, Seeds, Subset

@@ -16,8 +16,10 @@ from tamis.errors import DataError, RecipeError
 from tamis.pool import Pool
 from tamis.protocols import Scorer
 from tamis.stages.dependence import META, columns_needed, needs_of_scorers, ordered, stem_of
-from tamis.stages.measure import FIT, Signal, digests_of, fit, measure_needs, view_of
+from tamis.stages.fitting import FIT, digests_of, fit
+from tamis.stages.measure import measure_needs
 from tamis.stages.serving import has_model
+from tamis.stages.signals import Signal, view_of
 from tamis.stages.workspace import Workspace
 from tamis.store import load_arrays, save_arrays, write_json
 from tamis.values import Column

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from tamis import digests
 from tamis.catalogue import SCORERS, build, nearest
+from tamis.column.filtering import ROW_FIELDS, filter_rows, is_field, needs_of
 from tamis.errors import RecipeError
-from tamis.filtering import ROW_FIELDS, filter_rows, is_field, needs_of
 from tamis.grouping import CLUSTERS, Centres, clusters_of
 from tamis.pool import Pool
 from tamis.protocols import Mixer, Scorer, Selector
 from tamis.recipe import Stage, scorer_settings
-from tamis.stages.measure import Signal, fit, measure_needs, needs_on, view_of
+from tamis.stages.fitting import fit
+from tamis.stages.measure import measure_needs
 from tamis.stages.score import score
+from tamis.stages.signals import Signal, needs_on, view_of
 from tamis.stages.weigh import Weighing, weigh
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, load_arrays, save_arrays
@@ -185,7 +187,7 @@ def _score_needs(
 
 def missing_columns(needs: Iterable[Need], where: str | None, have: Mapping[str, Column]) -> dict[str, Scorer]:
     """Scorers, with their default settings, of the columns that `needs` and `where` name and `have` does not hold."""
-    from tamis.expressions import names
+    from tamis.column.expressions import names
     from tamis.views import resolve_column
 
     wanted = {need.name for need in needs if need.kind == "column" and not is_field(need.name)}

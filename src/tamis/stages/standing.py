@@ -11,10 +11,12 @@ from tamis.protocols import Scorer
 from tamis.recipe import Stage
 from tamis.stages.conduct import Conductor
 from tamis.stages.estimates import Step
-from tamis.stages.measure import Asked, asked_of, fitting_of
+from tamis.stages.fitting import fitting_of
+from tamis.stages.measure import asked_of
 from tamis.stages.sampled import drawn_by
 from tamis.stages.sampled import fitting_of as fitting_of_training
 from tamis.stages.serving import rows_left
+from tamis.stages.signals import Asked
 from tamis.stages.train import training_from
 
 

@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tamis import deadline, digests
+from tamis import digests
 from tamis.catalogue import build, load
-from tamis.checkpoints import Checkpoint
 from tamis.engine import map_jobs
 from tamis.errors import DataError, RecipeError, TrainError
 from tamis.models import ModelRef
+from tamis.operations import deadline
 from tamis.pool import Pool
 from tamis.protocols import ACTING
 from tamis.stages.launched import train_in_processes
 from tamis.stages.workspace import Workspace
 from tamis.store import Entry, Store, load_arrays, save_arrays
 from tamis.training import TrainingSubset
+from tamis.training.checkpoints import Checkpoint
 from tamis.values import Items, Machine, Seeds
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def rows_for(
     would be trained on; TrainError for token weights of pairs.
     """
     from tamis.rendering import render_pairs, render_rows
-    from tamis.weighting import spread
+    from tamis.training.weighting import spread
 
     rows = pool.read(positions)
     takes: Takes = getattr(trainer, "takes", "tokens")

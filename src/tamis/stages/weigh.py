@@ -120,7 +120,7 @@ def _checked_tokens(
     """Lists of weights packed, with the checks of the tokens that they belong to."""
     import numpy as np
 
-    from tamis.weighting import check_of
+    from tamis.training.weighting import check_of
 
     checks = np.zeros(len(places), np.uint32)
     for place, ids in enumerate(_responses(view, places, model)):

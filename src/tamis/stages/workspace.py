@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tamis import digests, logs, uses
+from tamis import digests
 from tamis.errors import RecipeError
 from tamis.models import ModelRef
+from tamis.operations import logs, uses
 from tamis.pins import Fit, Fitting, Refit
 from tamis.pool import Pool
 from tamis.store import Store

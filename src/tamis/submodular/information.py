@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tamis.concepts import Concepts
     from tamis.submodular.maximise import Limit
     from tamis.submodular.objective import Picks
+    from tamis.vectors.concepts import Concepts
 
 SMALL = 1e-6  # a of φ(x) = (x + a)^b, so that its slope at 0 is finite
 _DIGITS = 6  # of a cosine: beyond, it hangs on float32
@@ -35,7 +35,7 @@ def graph_of(vectors: NDArray[np.float64], threshold: float, spread: float) -> G
     """
     import numpy as np
 
-    from tamis.index import unit
+    from tamis.vectors.index import unit
 
     vectors = np.nan_to_num(unit(vectors))
     rows, ids, shares = [], [], []

@@ -232,8 +232,8 @@ def _indexed(kind: Literal["ivf", "hnsw"]) -> Callable[..., tuple[Found, str]]:
     ) -> tuple[Found, str]:
         import numpy as np
 
-        from tamis.index import build as build_index
         from tamis.submodular.knn_loops import keep_nearest
+        from tamis.vectors.index import build as build_index
 
         rows = np.concatenate([unit_block(vectors, at) for at in blocks(len(vectors))])
         index = build_index(rows, kind, seed)
