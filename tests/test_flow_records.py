@@ -55,6 +55,7 @@ def test_flow_run_task_runs_and_the_report_are_read_back_from_the_server(
     run = small.tamis("run", world.recipe, "--workspace", tmp_path, "--workers", 1, "--json")
     out, err = run.communicate(timeout=240)
     assert run.returncode == 0, err[-3000:]
+    assert len(out.splitlines()) == 1, "one object and nothing else"
     report = json.loads(out)["report"]
     from prefect.client.orchestration import get_client
     from prefect.client.schemas import filters
@@ -125,7 +126,7 @@ def test_a_model_pass_that_fails_is_not_tried_again_and_what_is_done_stays(
     assert found["shards_measured"] == 0 and found["rows"] == 5
 
 
-@pytest.mark.soak  # 60 s: a whole run more; a run that is stopped and goes on stands in test_run too
+@pytest.mark.soak  # 60 s: a whole run more; a run that is stopped and goes on stands in test_run
 def test_a_flow_that_is_stopped_is_recorded_so_and_goes_on_where_it_stopped(
     world: World, here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,12 +142,14 @@ def test_appended_data_leaves_finished_shards_alone(plain: Run, tmp_path: Path) 
     assert before.items() <= after.items() and len(after) == len(before) + 1
 
 
+@pytest.mark.soak  # with the kill below: two starts and a whole run
 def test_sigterm_ends_with_143_and_says_that_it_can_go_on(stopped: dict[str, Any]) -> None:
     assert stopped["code"] == 143
     assert "the same command goes on" in stopped["err"]
     assert json.loads(stopped["out"])["error"] == "Stopped"
 
 
+@pytest.mark.soak
 @pytest.mark.flow
 def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(
     stopped: dict[str, Any], plain: Run, world: World
@@ -165,7 +167,8 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(
     assert answer["rows"] == 16 and Path(answer["report"]).is_file() and answer["verdict"]
 
 
-def test_the_command_prints_one_object_and_nothing_else(stopped: dict[str, Any]) -> None:
+@pytest.mark.soak  # with the kill below: two starts and a whole run
+def test_the_command_that_went_on_prints_one_object_and_nothing_else(stopped: dict[str, Any]) -> None:
     assert len(stopped["answer"].splitlines()) == 1
     assert {"run", "report", "verdict", "rows", "shards_measured", "stages"} <= set(json.loads(stopped["answer"]))
 
