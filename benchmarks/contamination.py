@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import gzip
 import json
 import os
 import platform
@@ -31,13 +30,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from contamination_paraphrases import paraphrases
+from contamination_rows import DATA, plain, prompt_of, records, texts_of, tokens, write
 
 import tamis
 from tamis.contamination.items import Rules, items_of
@@ -45,7 +45,6 @@ from tamis.contamination.looking import look_for
 from tamis.contamination.search import search
 from tamis.pool import Pool
 
-DATA = Path(os.environ.get("TAMIS_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SETS = (
     *("gsm8k_test", "aqua_test", "multiarith", "addsub", "singleeq", "mathqa_test", "strategyqa", "truthfulqa"),
     *("commonsenseqa_dev", "mmlu_51_subjects", "bbh_20_tasks", "boolq_test", "arc_easy_test", "arc_challenge_test"),
@@ -105,37 +104,6 @@ def main() -> None:
     print(json.dumps(found, indent=None if given.json else 1, ensure_ascii=False))
 
 
-def records(name: str) -> Iterator[dict[str, Any]]:
-    """Rows of a file of the real data."""
-    with gzip.open(DATA / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
-        yield from map(json.loads, file)
-
-
-def plain(text: str) -> str:
-    """Letters and digits of a text, in order, by way of `unicodedata` alone."""
-    apart = unicodedata.normalize("NFKD", text).casefold()
-    return "".join(
-        one
-        for one in apart
-        if one.isalnum() or (unicodedata.category(one)[0] == "M" and not unicodedata.combining(one))
-    )
-
-
-def tokens(text: str) -> int:
-    """Words of a text as people count them; Chinese by the character."""
-    return len(re.findall(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+", text))
-
-
-def prompt_of(record: Mapping[str, Any]) -> str:
-    """What an item asks."""
-    return "\n".join(one["content"] for one in record["messages"] if one["role"] != "assistant")
-
-
-def texts_of(record: Mapping[str, Any]) -> list[str]:
-    """Every text of a row in tamis's own form."""
-    return [one["content"] for field in ("messages", "chosen", "rejected") for one in record.get(field, ())]
-
-
 # planted items
 
 
@@ -189,17 +157,6 @@ def planted(place: Path, quick: bool, most: int) -> dict[str, Any]:
             if (n, coverage) == (8, 0.95):
                 found |= by_set(flagged, truth, edits, evaluation, pool)
     return found
-
-
-def write(path: Path, rows: Sequence[Mapping[str, Any]], place: Path) -> Pool:
-    """The pool of these rows, every one of which must have been read."""
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            kept = {name: row[name] for name in ("messages", "chosen", "rejected") if name in row}
-            file.write(json.dumps(kept, ensure_ascii=False) + "\n")
-    pool = tamis.open_pool([str(path)], work=place)
-    print(f"{path.name}: {pool!r} of {len(rows):,}", file=sys.stderr)
-    return pool
 
 
 def flagged_of(table: Any, coverage: float, places: Sequence[int]) -> dict[int, dict[str, Any]]:
@@ -345,97 +302,6 @@ def pieces(text: str) -> Iterator[str]:
                 said = " ".join(parts[first:last])
                 if len(said) < 200 and tokens(said) >= 5:  # no item under 8 tokens is longer
                     yield plain(said)
-
-
-# paraphrases
-
-
-def paraphrases(place: Path, quick: bool, most: int) -> dict[str, Any]:
-    """What of three kinds of paraphrase is found by words, and by hidden states of a small model."""
-    return {
-        "paraphrases": {name: paraphrase(place, name, *pairs) for name, pairs in kinds_of_paraphrase(quick).items()}
-    }
-
-
-def kinds_of_paraphrase(quick: bool) -> dict[str, tuple[list[str], list[str], list[str], str]]:
-    """Items, their paraphrases in the same order, unrelated texts of the same kind, and what they are."""
-    most = 200 if quick else 1000
-    gsm = [prompt_of(one) for one in records("target/gsm8k_test")][:most]
-    hard = [prompt_of(one) for one in records("target/gsm_hard")][:most]
-    train = [prompt_of(one) for one in records("target/gsm8k_train")][: 2 * most]
-    first, again, others = phrasings(most)
-    long, refined = (
-        [one["messages"][-1]["content"] for one in records(f"pool/alpaca_{name}")][:most]
-        for name in ("longest_1k", "refined_1k_longest")
-    )
-    said = [one["messages"][-1]["content"] for one in records("pool/alpaca_random_9k")]
-    unlike = [text for text in said if len(text) > 400][: 2 * most]
-    return {
-        "gsm_hard: other numbers": (gsm, hard, train, "prompt"),
-        "shipped generator: another phrasing": (first, again, others, "prompt"),
-        "alpaca_refined_1k_longest: answers rewritten": (long, refined, unlike, "prompt"),
-    }
-
-
-def phrasings(most: int) -> tuple[list[str], list[str], list[str]]:
-    """Tasks of the shipped generator in one phrasing, the same in another, and other tasks in the first."""
-    from tamis.data.skills import SKILLS, instruction
-
-    draw = random.Random(SEED)
-    made: tuple[list[str], list[str], list[str]] = ([], [], [])
-    while len(made[0]) < most:
-        for name, skill in SKILLS.items():
-            one, other = (skill.make(draw, False) for _ in range(2))
-            first, second = draw.sample(range(len(skill.phrasings)), 2)
-            for texts, number, task in ((made[0], first, one), (made[1], second, one), (made[2], first, other)):
-                texts.append(f"{instruction(name, number, task)}\n{task.input}".strip())
-    return made
-
-
-def paraphrase(
-    place: Path, name: str, items: Sequence[str], others: Sequence[str], unlike: Sequence[str], kind: str
-) -> dict[str, Any]:
-    """Share of paraphrases found: by words, as other numbers, mostly; and by embeddings where 1 % of others are."""
-    stem = re.sub(r"\W+", "_", name)
-    rows = [
-        [{"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "ok"}]} for text in texts]
-        for texts in (items, others, unlike)
-    ]
-    pools = [write(place / f"{stem}_{number}.jsonl", one, place) for number, one in enumerate(rows)]
-    table = search(pools[1], look_for(items_of(pools[:1], "prompt"), Rules()), 0.95)
-    found: dict[str, Any] = {"pairs": len(others)}
-    for label in ("words", "numbers", "most"):
-        own = {
-            line["place"] for line in table.to_pylist() if line["kind"] == label and line["position"] == line["place"]
-        }
-        found[label] = round(len(own) / len(others), 4)
-    return found | embedded(pools, place)
-
-
-def embedded(pools: Sequence[Pool], place: Path) -> dict[str, Any]:
-    """Share of paraphrases whose cosine to their own item is above that of all but 1 % of unrelated texts to any."""
-    from tamis.stages.measure import measure_needs
-    from tamis.stages.signals import view_of
-    from tamis.values import Need
-
-    model = Path(os.environ.get("TAMIS_REAL_MODELS", DATA.parent / "models")) / "base-4m"
-    work = tamis.workspace(place, str(model), max_tokens=512)
-    need = Need(kind="signal", name="tokens", settings=(("loss", "none"), ("pooled", True)))
-    items, others, unlike = (
-        np.asarray(view_of(pool, measure_needs(pool, [need], work)).signal("tokens", "pooled"), np.float32)
-        for pool in pools
-    )
-    limits = {share: float(np.quantile((unlike @ items.T).max(axis=1), 1 - share)) for share in (0.01, 0.001)}
-    own = (items[: len(others)] * others).sum(axis=1)
-    first = float(((others @ items.T).argmax(axis=1) == np.arange(len(others))).mean())
-    return {
-        "embedding_nearest_is_its_own": round(first, 4),
-        **{
-            f"embedding_at_{share:.1%}_of_others": round(float((own > limit).mean()), 4)
-            for share, limit in limits.items()
-        },
-        **{f"cosine_at_{share:.1%}": round(limit, 5) for share, limit in limits.items()},
-    }
 
 
 # speed

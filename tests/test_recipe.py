@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -120,5 +122,19 @@ def test_a_recipe_that_cannot_be_read_is_one_clear_fault(tmp_path: Path) -> None
     assert "mapping" in _faults(tmp_path, "- 1\n")[0]
     with pytest.raises(RecipeError, match="no recipe"):
         recipe.load("lesss")
+    with pytest.raises(RecipeError, match="did you mean 'less'"):
+        recipe.load("lesss")
     with pytest.raises(RecipeError, match="no recipe file"):
         recipe.load("missing.yaml")
+
+
+def test_a_pipe_a_socket_and_a_folder_are_no_recipes_and_nothing_waits_for_them(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.yaml"))
+        for name in ("pipe.yaml", "folder.yaml", "socket.yaml", ""):
+            with pytest.raises(RecipeError, match="is no file"):
+                recipe.load(str(tmp_path / name))
+    with pytest.raises(RecipeError, match="is no file"):
+        recipe.load("/dev/zero")

@@ -20,13 +20,19 @@ __all__ = ["Recipe", "Stage", "file_list", "find", "load", "scorer_settings", "s
 def find(name: str) -> Path:
     """A recipe file by path, or a shipped one by name."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if path.suffix in (".yaml", ".yml") or path.is_file() or len(path.parts) > 1:
+        if not path.exists():
+            near = nearest(path.stem, list(shipped())) or ";"
+            raise RecipeError(f"there is no recipe file {name}{near} `tamis recipes` lists the shipped ones")
         if not path.is_file():
-            raise RecipeError(f"there is no recipe file {name}; shipped recipes: {', '.join(shipped())}")
+            raise RecipeError(f"{name} is no file (a folder, a pipe or a socket?); a recipe is a YAML file")
         return path
     known = shipped()
     if name not in known:
-        raise RecipeError(f"there is no recipe {name!r}{nearest(name, list(known))} Shipped: {', '.join(known)}")
+        raise RecipeError(
+            f"there is no recipe {name!r}{nearest(name, list(known)) or ';'} `tamis recipes` lists the shipped ones; "
+            "one of your own is named by its file, as my_recipe.yaml"
+        )
     return known[name]
 
 
