@@ -12,6 +12,8 @@ A figure is AUC (where truth is yes or no; 0.5 is no signal) or Spearman's corre
 which high is not always good. Intervals: 400 bootstrap draws of whole prompts, so that answers to one question stay
 together; not corrected for their number. One column a scorer, named beforehand in `VIEWS`, else its first.
 
+Scorers that need a training, a second model, pairs or tags see rows of the shipped generator (`--only trained`).
+
 Generations: pass rates of tiny-lm, tuned on one skill, on the shipped evaluation rows of it, against rates of other
 samples of the same model; and of a simulated sampler whose rates are known. All is kept in the workspace: a killed run
 goes on with the same command.
@@ -33,6 +35,7 @@ from typing import Any, get_args
 
 import numpy as np
 import scorer_generations
+import scorer_trained
 import scorer_truths
 import torch
 from numpy.typing import NDArray
@@ -103,6 +106,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found["wall_seconds"] = round(time.time() - started)
         log.info("%s: %d figures", truth.name, len(found["figures"]))
         _keep(found, given.out)
+    if not given.only or "trained" in given.only:
+        for truth, columns in scorer_trained.measured(most, given.workspace):
+            about = {"what": truth.what, "rows": len(truth.rows), "groups": len(np.unique(truth.groups))}
+            found["truths"].setdefault(truth.name, {**about, "model": "tamis:tiny-lm, tuned"})
+            made = [{"truth": truth.name, "column": name, **figure(columns[name], truth)} for name in columns]
+            found["figures"] += made
+            _keep(found, given.out)
     if not given.only or "pass rates" in given.only:
         _generations(found, 30 if given.quick else 300, given.workspace)
         found["wall_seconds"] = round(time.time() - started)
