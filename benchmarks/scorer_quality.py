@@ -112,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found["truths"].setdefault(truth.name, {**about, "model": "tamis:tiny-lm, tuned"})
             made = [{"truth": truth.name, "column": name, **figure(columns[name], truth)} for name in columns]
             found["figures"] += made
+            found["wall_seconds"] = round(time.time() - started)
             _keep(found, given.out)
     if not given.only or "pass rates" in given.only:
         _generations(found, 30 if given.quick else 300, given.workspace)
