@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,28 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def signals(world: World) -> dict[str, list[Path]]:
     return world.signals(world.pool, world.folder / "signals")
+
+
+@pytest.fixture(scope="module")
+def measured(world: World) -> Callable[[str], Mapping[str, NDArray[Any]]]:
+    """What a pass makes of the pool, measured once for all tests."""
+    return functools.cache(lambda name: world.measure(name, world.pool)[0])
+
+
+@pytest.fixture(scope="module")
+def moved(world: World, signals: dict[str, list[Path]]) -> list[tuple[NDArray[np.int64], PoolView]]:
+    """The pool with its signals in other shards, and then in another order as well."""
+    arrays = {key: store.load_arrays(folders[0]) for key, folders in signals.items()}
+    arrays["tokens@reference"] = arrays["tokens"]
+    tasks = arrays["influence"].pop("tasks")
+    views = []
+    for folder, order in (("cut", np.arange(len(world.rows))), ("shuffled", np.random.default_rng(1).permutation(18))):
+        others = {key: reordered(one, order) for key, one in arrays.items()}
+        view = synthetic.view(world.folder / folder, [world.rows[place] for place in order], others, RESHARDED)
+        for part in view.signal_folders["influence"]:
+            store.save_arrays(part, {"tasks": tasks})
+        views.append((order, view))
+    return views
 
 
 def bytes_of(pool: Pool) -> dict[str, str]:
@@ -120,10 +143,10 @@ def assert_close(one: Mapping[str, list[Any]], two: Mapping[str, list[Any]]) -> 
 
 @pytest.mark.parametrize("name", PASSES)
 def test_a_pass_is_the_same_twice_leaves_the_pool_alone_and_survives_the_store(
-    world: World, name: str, tmp_path: Path
+    world: World, measured: Callable[[str], Mapping[str, NDArray[Any]]], name: str, tmp_path: Path
 ) -> None:
     before = bytes_of(world.pool)
-    one, two = world.measure(name, world.pool)[0], world.measure(name, world.pool)[0]
+    one, two = measured(name), world.measure(name, world.pool)[0]
     assert set(one) == set(two) and all(np.array_equal(one[key], two[key], equal_nan=True) for key in one if key)
     assert bytes_of(world.pool) == before
     store.save_arrays(tmp_path, one)
@@ -133,8 +156,10 @@ def test_a_pass_is_the_same_twice_leaves_the_pool_alone_and_survives_the_store(
 
 
 @pytest.mark.parametrize("name", PASSES)
-def test_a_pass_gives_a_reason_wherever_it_cannot_measure(world: World, name: str) -> None:
-    arrays = world.measure(name, world.pool)[0]
+def test_a_pass_gives_a_reason_wherever_it_cannot_measure(
+    world: World, measured: Callable[[str], Mapping[str, NDArray[Any]]], name: str
+) -> None:
+    arrays = measured(name)
     count = len(world.rows)
     reasons = arrays["reason"]
     assert reasons.shape == (count,) and reasons.dtype == np.uint8 and (reasons > 0).any() and (reasons == 0).any()
@@ -148,9 +173,9 @@ def test_a_pass_gives_a_reason_wherever_it_cannot_measure(world: World, name: st
 
 @pytest.mark.parametrize("name", PASSES)
 def test_a_pass_depends_neither_on_shards_nor_on_batches_and_follows_the_rows(
-    world: World, name: str, tmp_path: Path
+    world: World, measured: Callable[[str], Mapping[str, NDArray[Any]]], name: str, tmp_path: Path
 ) -> None:
-    whole = by_row(world, name, world.pool)
+    whole = cheap.rowwise(measured(name), len(world.rows))
     assert_close(whole, by_row(world, name, tiny.make_pool(tmp_path / "cut", world.rows, shard_rows=RESHARDED)))
     assert_close(whole, by_row(world, name, world.pool, Machine(tokens_per_batch=1)))
     order = np.random.default_rng(0).permutation(len(world.rows))
@@ -278,16 +303,10 @@ def test_a_scorer_gives_a_finite_value_or_a_reason_and_is_the_same_twice(
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_a_scorer_depends_neither_on_shards_nor_on_the_order_of_rows(
-    world: World, signals: dict[str, list[Path]], name: str, tmp_path: Path
+    world: World, signals: dict[str, list[Path]], moved: list[tuple[NDArray[np.int64], PoolView]], name: str
 ) -> None:
     columns = scored(world, name, PoolView(world.pool, signals))
-    measured = {key: store.load_arrays(folders[0]) for key, folders in signals.items()}
-    tasks = measured["influence"].pop("tasks")
-    for folder, order in (("cut", np.arange(len(world.rows))), ("shuffled", np.random.default_rng(1).permutation(18))):
-        moved = {key: reordered(arrays, order) for key, arrays in measured.items()}
-        view = synthetic.view(tmp_path / folder, [world.rows[place] for place in order], moved, RESHARDED)
-        for part in view.signal_folders["influence"]:
-            store.save_arrays(part, {"tasks": tasks})
+    for order, view in moved:
         assert columns_equal(columns, scored(world, name, view), order)
 
 
@@ -329,15 +348,12 @@ def weighed(world: World, name: str, view: PoolView) -> list[list[Any]]:
 
 @pytest.mark.parametrize("name", WEIGHERS)
 def test_weights_are_finite_fit_their_rows_and_depend_neither_on_shards_nor_on_the_order_of_rows(
-    world: World, signals: dict[str, list[Path]], name: str, tmp_path: Path
+    world: World, signals: dict[str, list[Path]], moved: list[tuple[NDArray[np.int64], PoolView]], name: str
 ) -> None:
-    tokens = store.load_arrays(signals["tokens"][0])
     one = weighed(world, name, PoolView(world.pool, {**signals, "tokens@reference": signals["tokens"]}))
     assert any(value for kind in one for value in kind if value is not None)
     assert one == weighed(world, name, PoolView(world.pool, {**signals, "tokens@reference": signals["tokens"]}))
-    for folder, order in (("cut", np.arange(len(world.rows))), ("shuffled", np.random.default_rng(1).permutation(18))):
-        moved = {name: reordered(tokens, order) for name in ("tokens", "tokens@reference")}
-        view = synthetic.view(tmp_path / folder, [world.rows[place] for place in order], moved, RESHARDED)
+    for order, view in moved:
         assert weighed(world, name, view) == [[kind[place] for place in order] for kind in one]
 
 
@@ -352,6 +368,22 @@ def chosen(name: str, view: PoolView, budget: str | int | Budget) -> Subset:
 @pytest.fixture(scope="module")
 def view(tmp_path_factory: pytest.TempPathFactory) -> PoolView:
     return cheap.numbers_view(tmp_path_factory.mktemp("numbers"))
+
+
+@pytest.fixture(scope="module")
+def in_sevens(tmp_path_factory: pytest.TempPathFactory) -> PoolView:
+    return cheap.numbers_view(tmp_path_factory.mktemp("sevens"), shard_rows=7)
+
+
+@pytest.fixture(scope="module")
+def shuffled(view: PoolView, tmp_path_factory: pytest.TempPathFactory) -> tuple[NDArray[np.int64], PoolView]:
+    order = np.random.default_rng(2).permutation(len(view))
+    return order, cheap.numbers_view(tmp_path_factory.mktemp("shuffled"), order.tolist())
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> PoolView:
+    return cheap.numbers_view(tmp_path_factory.mktemp("twins"), twins=True)
 
 
 @pytest.mark.parametrize("name", SELECTORS)
@@ -371,18 +403,16 @@ def test_a_subset_is_whole(view: PoolView, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SELECTORS)
-def test_a_selection_is_the_same_twice_and_whatever_the_shards(view: PoolView, name: str, tmp_path: Path) -> None:
-    other = cheap.numbers_view(tmp_path, shard_rows=7)
+def test_a_selection_is_the_same_twice_and_whatever_the_shards(view: PoolView, in_sevens: PoolView, name: str) -> None:
     for budget in (9, "200 tokens"):
-        one, two, three = chosen(name, view, budget), chosen(name, view, budget), chosen(name, other, budget)
+        one, two, three = chosen(name, view, budget), chosen(name, view, budget), chosen(name, in_sevens, budget)
         for again in (two, three):
             assert one.positions.tolist() == again.positions.tolist() and one.gains.tolist() == again.gains.tolist()
 
 
 @pytest.mark.parametrize("name", SELECTORS)
-def test_a_selection_follows_the_rows(view: PoolView, name: str, tmp_path: Path) -> None:
-    order = np.random.default_rng(2).permutation(len(view))
-    other = cheap.numbers_view(tmp_path, order.tolist())
+def test_a_selection_follows_the_rows(view: PoolView, shuffled: tuple[NDArray[np.int64], PoolView], name: str) -> None:
+    order, other = shuffled
     one, two = chosen(name, view, 12), chosen(name, other, 12)
     assert one.positions.tolist() == order[two.positions].tolist()
 
@@ -406,8 +436,7 @@ def test_a_smaller_selection_is_the_beginning_of_a_larger_one_where_it_says_so(v
 
 
 @pytest.mark.parametrize("name", sorted(set(SELECTORS) - cheap.WITHOUT_TIES))
-def test_ties_go_to_the_lower_place(name: str, tmp_path: Path) -> None:
-    twins = cheap.numbers_view(tmp_path, twins=True)
+def test_ties_go_to_the_lower_place(twins: PoolView, name: str) -> None:
     picked = chosen(name, twins, 20).positions.tolist()
     for place in picked:
         if place % 2:
