@@ -79,15 +79,6 @@ def test_the_blocks_that_say_so_run(page: Path, folder: Path) -> None:
         carry_out(block)
 
 
-def test_the_first_python_block_of_the_readme_runs(folder: Path) -> None:
-    page = ROOT / "README.md"
-    if not page.is_file():
-        pytest.skip("there is no README.md in this checkout")
-    block = next(blocks([page], language="python"), None)
-    assert block is not None, "README.md has no block of Python"
-    carry_out(block)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_command_on_a_page_has_a_verb_and_options_that_exist(page: Path) -> None:
     import typer
