@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,9 +42,10 @@ def _choose_engine(name: str | None) -> str | None:
     return name
 
 
-def chosen_engine() -> str | None:
-    """The engine that the command named, or None."""
-    return _CHOSEN["engine"]
+def machine_options(workers: int | None, device: str | None) -> dict[str, Any]:
+    """Options of the machine that the command gave, its engine included."""
+    given = {"workers": workers, "device": device, **_CHOSEN}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 Engine = Annotated[

@@ -22,8 +22,8 @@ from tamis.cli.app import (
     Sets,
     Workers,
     app,
+    machine_options,
 )
-from tamis.cli.running import machine_options
 
 PoolName = Annotated[str, typer.Argument(help="A pool folder that `tamis ingest` made, or a data file.")]
 COLUMNS = typer.Option("--columns", help="Ratings of your own: a Parquet, CSV or JSONL file; repeatable.")

@@ -23,17 +23,11 @@ from tamis.cli.app import (
     Sets,
     Workers,
     app,
-    chosen_engine,
+    machine_options,
 )
 
 REFIT = ("refit=always",)
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
-
-
-def machine_options(workers: int | None, device: str | None) -> dict[str, Any]:
-    """Options of the machine that were given."""
-    given = {"workers": workers, "device": device, "engine": chosen_engine()}
-    return {key: value for key, value in given.items() if value is not None}
 
 
 def with_roles(sets: list[str] | None, **roles: str | None) -> list[str]:

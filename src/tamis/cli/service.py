@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from tamis.cli import output
-from tamis.cli.app import Device, Engine, Json, MaxHours, Place, Sets, Workers, app
-from tamis.cli.running import RecipeName, machine_options
+from tamis.cli.app import Device, Engine, Json, MaxHours, Place, Sets, Workers, app, machine_options
+from tamis.cli.running import RecipeName
 
 
 @app.command()
