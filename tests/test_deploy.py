@@ -31,6 +31,18 @@ proof: {{compare: "@subset", with: [random], evaluate: {{files: [eval.jsonl]}}, 
 RUNS = 2  # of each of two recipes
 SECONDS = 1500
 EVERY = "30s"
+TELL = {
+    "name": "tell",
+    "trigger": {
+        "type": "event",
+        "posture": "Reactive",
+        "expect": ["tamis.run.finished"],
+        "match": {"prefect.resource.id": "tamis.recipe.*"},
+        "threshold": 1,
+        "within": 0,
+    },
+    "actions": [{"type": "do-nothing"}],
+}
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +106,7 @@ def test_two_recipes_on_one_workspace_run_from_their_schedules_in_turn(
 
     code, _, _ = tamis(world, server, "health", "--workspace", place)
     assert code == 1, "no worker yet"
+    told = ask(server, "automations/", TELL)["id"]
     with worker(tmp_path, "own", server):
         states = wait_for_runs(place, tmp_path)
         check_health(world, server, place)
@@ -106,6 +119,7 @@ def test_two_recipes_on_one_workspace_run_from_their_schedules_in_turn(
     assert "Downloading" not in (tmp_path / "worker.log").read_text(), "the folder of the data is not copied"
     check_folders(place)
     check_events(server, place)
+    wait_until_fired(server, told)
 
 
 def test_a_file_for_git_and_the_automations_are_what_prefect_takes(
@@ -170,6 +184,17 @@ def check_folders(place: Path) -> None:
             assert json.loads((folder / "comparison.json").read_text())["verdict"]
             assert json.loads((folder / "state.json").read_text())["verdict"]
             assert number == 0 or all(one["made"] == 0 for one in manifest["passes"])
+
+
+def wait_until_fired(server: dict[str, str], automation: str) -> None:
+    """The server has carried out the action of an automation that waits for an event of tamis."""
+    deadline, what = time.monotonic() + 60, {"event": {"prefix": ["prefect.automation.action.executed"]}}
+    while time.monotonic() < deadline:
+        found = ask(server, "events/filter", {"filter": what, "limit": 50})["events"]
+        if any(one["resource"]["prefect.resource.id"] == f"prefect.automation.{automation}" for one in found):
+            return
+        time.sleep(0.5)
+    pytest.fail(f"the automation never fired; executed: {found}")
 
 
 def check_events(server: dict[str, str], place: Path) -> None:
