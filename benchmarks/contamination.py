@@ -43,6 +43,7 @@ import tamis
 from tamis.contamination.items import Rules, items_of
 from tamis.contamination.looking import look_for
 from tamis.contamination.search import search
+from tamis.ingest.mappings import QUESTIONS
 from tamis.pool import Pool
 
 SETS = (
@@ -144,7 +145,8 @@ def planted(place: Path, quick: bool, most: int) -> dict[str, Any]:
         truth[row].add(name)
     print(f"truth by substring search: {time.perf_counter() - started:.0f} s", file=sys.stderr)
     made = write(place / "pool.jsonl", pool, place)
-    against = [tamis.open_pool([str(DATA / "target" / f"{name}.jsonl.gz")], work=place) for name in sets]
+    files = [str(DATA / "target" / f"{name}.jsonl.gz") for name in sets]
+    against = [tamis.open_pool([file], work=place, mapping=QUESTIONS) for file in files]
     items = items_of(against, "prompt")
     places = made.table(["position"]).column("position").to_pylist()
     truth = {row: names for row, names in truth.items() if row in set(places)}

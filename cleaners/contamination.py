@@ -35,7 +35,8 @@ class Contamination:
     shorter item all); or that share of its question, where choices follow it. A run that more than `shared` items of
     the set have (a tenth of a small set) is not looked for, and words in a run of `header` that a tenth of the items
     have do not count: instructions, examples in front of every question. Items of which fewer than 8 words count are
-    compared whole: with a message, a line, a sentence, what follows a colon. With `numbers: keep`, a row that has
+    compared whole: with a message, a line, a sentence, what follows a colon; so is a question of 5 to 7 words in front
+    of choices, unless many items share it. Items whose answer is left empty are looked for too. With `numbers: keep`, a row that has
     another number in the place of one of the item's does not hold it, and is counted apart.
 
     `embed: true` also takes rows whose embedding has at least the cosine `cosine` with that of an item: the pooled
@@ -53,7 +54,7 @@ class Contamination:
     embed: bool = False
     cosine: float = 0.95
     encoder: EncoderRef | None = None
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         faults = [] if self.against else ["against: names no evaluation set"]

@@ -193,6 +193,29 @@ def test_the_question_of_an_item_is_enough_where_choices_follow_it(tmp_path: Pat
     ]
 
 
+@pytest.mark.parametrize("share", [5, 3, 2, 0])
+def test_the_question_is_enough_however_much_is_there_of_its_choices(tmp_path: Path, share: int) -> None:
+    """With much of the item there but not enough, the question alone was once forgotten."""
+    question = "Where would the clerk of a large office keep all of the papers that nobody will ever read?"
+    choices = ["desktop", "university", "drawer", "table", "work"]
+    item = "\n".join([question, *(f"({letter}) {text}" for letter, text in zip("ABCDE", choices, strict=True))])
+    text = "\n- ".join([question + "\nOptions:", *choices[:share], "some other thing"])
+    (line, *_) = found(tmp_path, asked(item), [row(0, text, "b")], coverage=0.95)
+    assert (line["kind"], line["score"]) == ("words", 1.0)
+
+
+def test_a_short_question_before_choices_is_found_as_a_line_and_a_common_one_is_not(tmp_path: Path) -> None:
+    items = [f"Which is the right one?\n(A) {one} {one} tree\n(B) {one} {one} house" for one in ("oak", "elm", "ash")]
+    items += ["Crabs live in what sort of place?\n(A) the deep ocean water\n(B) the dry desert sand"]
+    rows = [
+        row(0, "Crabs live in what sort of place?\nOptions:\n- fish market\n- salt water", "b"),
+        row(1, "He asked if crabs live in what sort of place? nobody knew", "b"),
+        row(2, "Which is the right one?\nOptions:\n- me\n- you", "b"),
+    ]
+    lines = found(tmp_path, asked(*items), rows, coverage=0.95)
+    assert [(line["place"], line["position"], line["kind"]) for line in lines] == [(0, 3, "whole")]
+
+
 def test_what_many_items_share_says_nothing_of_one(tmp_path: Path) -> None:
     head = "Answer the following question with true or false and give a reason for it in one sentence. Question: "
     questions = [f"{a} {b} a thing of {c} that people in {d} call by the name of {e}" for a, b, c, d, e in drawn(40)]

@@ -182,3 +182,16 @@ def test_a_run_stops_at_the_gate_with_code_3_or_explains_what_it_dropped(world: 
     assert any(one.get("kind") == "words" and one["text"] for one in found["spans"])
     comparison = json.loads((run / "comparison.json").read_text(encoding="utf-8"))
     assert comparison["contamination"]["pool"]["rows"] == 0
+
+
+def test_evaluation_items_without_answers_are_looked_for(tmp_path: Path) -> None:
+    item = "How many eggs do nine ducks lay in one week if each of them lays two a day?"
+    held_out, data = tmp_path / "held_out.jsonl", tmp_path / "data.jsonl"
+    held_out.write_text(json.dumps({"instruction": item, "output": ""}) + "\n", encoding="utf-8")
+    rows = [{"instruction": item, "output": "126"}, {"instruction": "Say hello.", "output": "Hello."}]
+    data.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    reported = tamis.decontaminate(str(data), str(held_out), work=tmp_path / "work")
+    dropped = tamis.decontaminate(
+        str(data), str(held_out), action="drop", out=tmp_path / "clean", work=tmp_path / "work"
+    )
+    assert reported.facts["rows"] == 1 and len(dropped.pool) == 1

@@ -276,3 +276,14 @@ def test_a_wrong_mapping_is_refused() -> None:
     with pytest.raises(RecipeError, match="expected the name of a field"):
         flatten({"prompt": ["q"]})
     check_mapping({})
+
+
+def test_rows_without_an_answer_are_prompts_where_the_mapping_says_so() -> None:
+    unanswered = {"answer.empty": "prompt"}
+    for record in ({"instruction": "q", "output": " \n"}, {"messages": [ASK, turn("assistant", "")]}):
+        found = draft(record, unanswered)
+        assert found.kind == "prompt" and [one["role"] for one in found.messages] == ["user"]
+    answered = {"messages": [ASK, SAY]}
+    assert draft(answered, unanswered) == draft(answered)
+    with pytest.raises(RowFault, match="empty answer in turn 1"):
+        draft({"messages": [ASK, turn("assistant", ""), ASK, SAY]}, unanswered)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tamis.api.handles import Chosen
-from tamis.api.places import Model, Place, Rows, pool_of, reads_rows, work_of
+from tamis.api.places import Model, Place, Rows, open_pool, pool_of, reads_rows, work_of
 from tamis.errors import GateError, RecipeError
+from tamis.ingest.mappings import QUESTIONS
 from tamis.pool import Pool
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def decontaminate(
 
     pool = chosen.pool if chosen is not None else pool_of(data, at)  # type: ignore[arg-type]
     places = None if chosen is None else chosen.subset.positions
-    sets = [one if isinstance(one, Pool) else pool_of(one, at) for one in _listed(against)]
+    sets = [one if isinstance(one, Pool) else open_pool(one, at, mapping=QUESTIONS) for one in _listed(against)]
     found = find(pool, sets, at, places=places, **settings)
     if action == "fail" and found.facts["rows"]:
         raise GateError(found.refusal())

@@ -195,11 +195,12 @@ def pairs_of(hits: Hits, rows: NDArray[np.int64], looked: Looked, needed: float)
         covered = _covered(start[runs], hits.tokens[order][runs], pair[runs], counted, len(begun))
         sizes = counted[looked.starts[first_of + 1]] - counted[looked.starts[first_of]]
         shares.append(covered / np.maximum(1, sizes))
-    limit = np.where(looked.strict[first_of], 1.0, needed)
-    stem = np.maximum(shares[0], shares[1]) < limit
-    share = np.where(stem, shares[2], np.maximum(shares[0], shares[1]))
+    strict = looked.strict[first_of]
+    most = np.maximum(shares[0], shares[1])
+    stem = (shares[2] > most) & ~strict  # the question alone is enough, whatever is there of its choices
+    share = np.where(stem, shares[2], most)
     places = np.split(order, begun[1:]) if len(begun) else []
-    kept = np.flatnonzero(share >= np.where(stem, needed, limit))
+    kept = np.flatnonzero(share >= np.where(strict, 1.0, needed))
     return Pairs(
         row[begun][kept],
         first_of[kept],

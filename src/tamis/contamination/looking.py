@@ -76,9 +76,10 @@ def _of_set(places: list[int], items: Sequence[Item], rules: Rules) -> _Set:
     runs = _runs(stream, starts, limit, rules.n)
     inside = _covered(len(stream.tokens), starts[runs.items] + runs.first, runs.tokens)
     counts = inside & ~_headers(stream, starts, tenth, rules.header)
-    wholes = _wholes(stream, starts, counts, own)
     strict = _each(counts, starts) < SHORT
     stems = counts & _in_front_of_choices(own, starts)
+    short = _short_questions(stream, starts, stems & ~np.repeat(strict, np.diff(starts)), limit)
+    wholes = _wholes(stream, starts, counts, own, short)
     stems &= np.repeat(_each(stems, starts) >= SHORT, np.diff(starts))
     counts = np.where(np.repeat(strict, np.diff(starts)), inside, counts)
     return _Set(places, starts, counts, stems, strict, numbers, runs, wholes)
@@ -163,14 +164,39 @@ def _runs(stream: Stream, starts: NDArray[np.int64], limit: int, n: int) -> Runs
     return Runs(seeds[kept], hashes[kept], lengths[kept], *(array[kept] for array in own))
 
 
-def _wholes(stream: Stream, starts: NDArray[np.int64], counts: NDArray[np.bool_], items: Sequence[Item]) -> Wholes:
+def _short_questions(
+    stream: Stream, starts: NDArray[np.int64], stems: NDArray[np.bool_], limit: int
+) -> list[tuple[int, int, int]]:
+    """(item, first token, end) of questions before choices that are too short for runs, and that few items share."""
+    import numpy as np
+
+    sizes, ends = _each(stems, starts), _ends(stream)
+    items = np.flatnonzero((sizes >= LEAST) & (sizes < SHORT))
+    total = before(stems)
+    first = np.searchsorted(total, total[starts[items]], side="right") - 1
+    last = np.searchsorted(total, total[starts[items + 1]], side="left")
+    unbroken = last - first == sizes[items]
+    items, first, last = items[unbroken], first[unbroken], last[unbroken]
+    hashes = stream.hashes(ends[first], ends[last] - ends[first])
+    _, code, times = np.unique(hashes, return_inverse=True, return_counts=True)
+    few = times[code.reshape(-1)] <= limit
+    return list(zip(items[few].tolist(), first[few].tolist(), last[few].tolist(), strict=True))
+
+
+def _wholes(
+    stream: Stream,
+    starts: NDArray[np.int64],
+    counts: NDArray[np.bool_],
+    items: Sequence[Item],
+    questions: list[tuple[int, int, int]],
+) -> Wholes:
     """Prompts of which fewer than SHORT tokens count: all of the text, and sentences that tell it from others.
 
-    Answers are not among them: "yes" and "42" are answers of everything.
+    Answers are not among them: "yes" and "42" are answers of everything. `questions` are looked for in the same way.
     """
     import numpy as np
 
-    found: list[tuple[int, int, int]] = []  # item, first token, end
+    found = [one for one in questions if items[one[0]].part == "prompt"]  # item, first token, end
     borders = np.searchsorted(stream.tokens, stream.borders)  # tokens with which a line, a sentence, a text begins
     place = np.searchsorted(borders, np.arange(len(counts)), side="right")
     begin, stop = borders[place - 1], borders[np.minimum(place, len(borders) - 1)]

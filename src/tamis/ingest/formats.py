@@ -100,7 +100,7 @@ def _messages(fields: Fields) -> tuple[str, list[Message]]:
         found = _with_system(fields, turns.messages(given, fields.used["messages"], fields.rules.words))
         if any(message["role"] == "document" for message in found):
             return "text", _document(found)
-        _no_empty_turn(found)
+        _no_empty_turn(found, fields.rules.unanswered)
         return form, found
     if not fields.has(*PROMPTS):
         if not fields.has("text"):
@@ -136,7 +136,7 @@ def _prompt_and_answer(fields: Fields) -> tuple[str, list[Message]]:
     if answer is not None:
         found = [*found, *turns.answers(answer, fields.used["response"], fields.rules.words)]
     found = _with_system(fields, found)
-    _no_empty_turn(found)
+    _no_empty_turn(found, fields.rules.unanswered)
     return ("alpaca" if alpaca else "prompt/completion"), found
 
 
@@ -159,10 +159,16 @@ def _with_system(fields: Fields, found: list[Message]) -> list[Message]:
     return [{"role": "system", "content": system}, *found] if system else found
 
 
-def _no_empty_turn(found: list[Message]) -> None:
+def _empty(message: Message) -> bool:
+    return not message["content"].strip() and not message.get("tool_calls")
+
+
+def _no_empty_turn(found: list[Message], unanswered: bool) -> None:
+    """Refuse an empty answer; the last one is left off where the rows are `unanswered` prompts."""
+    if unanswered and len(found) > 1 and found[-1]["role"] == "assistant" and _empty(found[-1]):
+        found.pop()
     for number, message in enumerate(found):
-        empty = not message["content"].strip() and not message.get("tool_calls")
-        if empty and message["role"] == "assistant":
+        if _empty(message) and message["role"] == "assistant":
             raise RowFault("empty answer" if number == len(found) - 1 else f"empty answer in turn {number}")
     if not any(message["role"] != "system" and message["content"].strip() for message in found):
         raise RowFault("no turn says anything")

@@ -7,6 +7,7 @@ r"""What the user says about the fields of a record, on the command line and in 
 | `messages.role=speaker`, `messages.content=text` | the fields of a turn |
 | `role.customer=user` | turns that say `customer` are the user's; a role of `ROLES_MEANT` |
 | `input.join=\n` | what stands between prompt and input (else an empty line) |
+| `answer.empty=prompt` | a row whose last answer is empty is a prompt (else it is refused), as in evaluation sets |
 
 On the command line `--map prompt=question,role.bot=assistant`. In a recipe the same entries under `map:`, or nested:
 `map: {messages: {field: talk, role: speaker, content: text}, roles: {user: [customer], assistant: [bot, agent]}}`.
@@ -30,7 +31,8 @@ CANONICAL = (
 )  # fmt: skip
 MAIN = frozenset(("prompt", "text", "messages", "chosen"))
 ROLES_MEANT = ("system", "user", "assistant", "tool", "function_call")
-EXTRA = ("messages.role", "messages.content", "input.join")
+EXTRA = ("messages.role", "messages.content", "input.join", "answer.empty")
+QUESTIONS = {"answer.empty": "prompt"}  # how evaluation sets are read, whose answers are often left out
 ROLE = "role."
 
 
@@ -50,6 +52,7 @@ class Rules:
     fields: Mapping[str, str] = field(default_factory=dict)
     words: Words = field(default_factory=Words)
     join: str = "\n\n"
+    unanswered: bool = False  # rows without an answer are prompts
 
     @property
     def whole(self) -> bool:
@@ -72,7 +75,7 @@ def _entries(mapping: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                     yield f"{ROLE}{word}", str(role)
         elif name == "role" and isinstance(value, Mapping):
             yield from ((f"{ROLE}{word}", str(role)) for word, role in value.items())
-        elif name in ("messages", "input") and isinstance(value, Mapping):
+        elif name in ("messages", "input", "answer") and isinstance(value, Mapping):
             yield from ((str(name) if key == "field" else f"{name}.{key}", str(item)) for key, item in value.items())
         else:
             raise RecipeError(f"map {name}: expected the name of a field, got {value!r}")
@@ -86,6 +89,8 @@ def check_mapping(mapping: Mapping[str, str]) -> None:
         if name.startswith(ROLE):
             if value not in ROLES_MEANT:
                 faults.append(f"--map {name}={value}: there is no role {value!r}; expected {', '.join(ROLES_MEANT)}")
+        elif name == "answer.empty" and value not in ("prompt", "refuse"):
+            faults.append(f"--map {name}={value}: expected prompt or refuse")
         elif name not in known:
             text = f"--map {name}={value}: there is no {name!r}{nearest(name, known)} Known: {', '.join(known)}"
             faults.append(f"{text}, role.WORD")
@@ -106,7 +111,8 @@ def _rules(entries: tuple[tuple[str, str], ...]) -> Rules:
     roles = {name.removeprefix(ROLE): role for name, role in entries if name.startswith(ROLE)}
     words = Words(roles, given.get("messages.role", ""), given.get("messages.content", ""))
     join = given.get("input.join", "\n\n").replace("\\n", "\n")
-    return Rules({name: path for name, path in entries if name in CANONICAL}, words, join)
+    fields = {name: path for name, path in entries if name in CANONICAL}
+    return Rules(fields, words, join, given.get("answer.empty") == "prompt")
 
 
 def nested(record: Mapping[str, Any], path: str) -> Any:

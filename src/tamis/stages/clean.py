@@ -18,6 +18,7 @@ from tamis.cleaning.written import left_of, noted
 from tamis.duplicates.memory import state_of
 from tamis.engine import map_jobs
 from tamis.errors import DataError, RecipeError
+from tamis.ingest.mappings import QUESTIONS
 from tamis.pool import REJECTS, Pool
 from tamis.protocols import Cleaner, Transform
 from tamis.stages.dependence import needs_of_scorers, ordered, stem_of
@@ -268,7 +269,8 @@ class _Cleaning:
 
     def _side(self, source: Any) -> Pool:
         if not (isinstance(source, str) and source.startswith("@")):
-            return ingest_source(source if isinstance(source, Mapping) else {"files": source}, self.work)
+            given = dict(source) if isinstance(source, Mapping) else {"files": source}
+            return ingest_source({**given, "map": {**QUESTIONS, **(given.get("map") or {})}}, self.work)
         pool = self.sides.get(source[1:])
         if pool is None:
             raise RecipeError(f"clean: {self.step.name} is held against {source}, and there is no {source[1:]}")
