@@ -36,8 +36,8 @@ class Contamination:
     the set have (a tenth of a small set) is not looked for, and words in a run of `header` that a tenth of the items
     have do not count: instructions, examples in front of every question. Items of which fewer than 8 words count are
     compared whole: with a message, a line, a sentence, what follows a colon; so is a question of 5 to 7 words in front
-    of choices, unless many items share it. Items whose answer is left empty are looked for too. With `numbers: keep`, a row that has
-    another number in the place of one of the item's does not hold it, and is counted apart.
+    of choices, unless many items share it. Items whose answer is left empty are looked for too. With `numbers: keep`, a
+    row that has another number in the place of one of the item's does not hold it, and is counted apart.
 
     `embed: true` also takes rows whose embedding has at least the cosine `cosine` with that of an item: the pooled
     hidden states of the run's model, or of a sentence encoder (`encoder: {name: …}`).
