@@ -130,6 +130,7 @@ def test_two_workers_give_the_subset_of_one(plain: Run, world: World, workspace:
     assert twice.manifest["subset"]["digest"] == plain.manifest["subset"]["digest"]
 
 
+@pytest.mark.soak  # two runs more; test_pins appends in the default tier
 def test_appended_data_leaves_finished_shards_alone(plain: Run, tmp_path: Path) -> None:
     world = small.make_world(tmp_path / "world")
     overrides = ["scores.score=[perplexity]"]
