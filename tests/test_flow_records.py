@@ -49,7 +49,7 @@ def run_flow(world: World, place: Path) -> dict[str, Any]:
     return run_here(str(world.recipe), place, (), {"workers": 1})
 
 
-@pytest.mark.soak  # a whole run more; that a run is a flow stands in test_cli
+@pytest.mark.soak  # a whole run more; the flow itself runs in the tests below
 def test_flow_run_task_runs_and_the_report_are_read_back_from_the_server(
     world: World, here: str, tmp_path: Path
 ) -> None:
