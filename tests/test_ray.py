@@ -157,9 +157,11 @@ def die_always(job: int) -> int:
 
 
 @pytest.mark.soak
-def test_results_come_in_order_errors_as_they_are_and_a_deadly_job_is_given_up() -> None:
+def test_results_come_in_order_errors_as_they_are_and_a_deadly_job_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     from tamis.engine import WorkerLost, workers_kept
 
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]  # actors find the functions of this file
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     on = machine(engine="ray", device="cpu", workers=2)
     before = signal.getsignal(signal.SIGTERM)
     with ray_cluster.kept():
