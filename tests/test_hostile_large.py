@@ -54,17 +54,25 @@ FILES: dict[str, Callable[[], bytes]] = {
 }
 
 
+METERED = """
+import json, resource, subprocess, sys
+done = subprocess.run([sys.executable, "-c", "from tamis.cli import main; main()", *sys.argv[1:]])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps({"code": done.returncode, "seconds": used.ru_utime + used.ru_stime, "kilobytes": used.ru_maxrss}))
+"""  # in a process of its own: the peak of children is that of all that a process ever had
+
+
 def run(*arguments: object, seconds: int = 900) -> tuple[dict[str, Any], int]:
     """What the command says as JSON, and the peak of its memory in MB."""
-    command = [sys.executable, "-c", "from tamis.cli import main; main()", *map(str, arguments), "--json"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-c", METERED, *map(str, arguments), "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=seconds, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert "Traceback" not in done.stderr and done.returncode in (0, 1, 2), done.stderr[-2000:]
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 30
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found, after.ru_maxrss // 1024
+    *_, said, used = done.stdout.splitlines()
+    found: dict[str, Any] = json.loads(said)
+    metered: dict[str, Any] = json.loads(used)
+    assert "Traceback" not in done.stderr and metered["code"] in (0, 1, 2), done.stderr[-2000:]
+    assert metered["seconds"] < 30
+    return found, metered["kilobytes"] // 1024
 
 
 @pytest.mark.soak
