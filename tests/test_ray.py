@@ -70,7 +70,7 @@ def kill_a_worker(run: subprocess.Popen[str], seconds: float = 120) -> int:
     while time.monotonic() < deadline and run.poll() is None:
         for process in psutil.Process(run.pid).children(recursive=True):
             try:
-                if process.name().startswith("ray::Worker"):
+                if process.name().startswith("ray::Worker.run"):  # an idle one has no job to lose
                     process.kill()
                     return int(process.pid)
             except psutil.NoSuchProcess:
