@@ -27,7 +27,8 @@ class Grand:
     norm than one over few: compare rows of like length. No published value; range [0, inf).
 
     Of 100 solutions of GSM8K problems (base-4m) the exact norm tells right from wrong with an AUC of 0.60, 95 %
-    interval 0.49 to 0.71, the proxy with 0.51: no signal of correctness.
+    interval 0.49 to 0.71, the proxy with 0.51: no signal of correctness. The proxy is a score of its own, no stand-in
+    for the exact norm: over 237 rows of LIMA (base-4m) their ranks have a correlation of 0.10 (p = 0.14).
     """
 
     revision: ClassVar[int] = 1
