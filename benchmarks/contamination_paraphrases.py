@@ -33,8 +33,8 @@ def paraphrases(place: Path, quick: bool, most: int) -> dict[str, Any]:
     }
 
 
-def kinds_of_paraphrase(quick: bool) -> dict[str, tuple[list[str], list[str], list[str], str]]:
-    """Items, their paraphrases in the same order, unrelated texts of the same kind, and what they are."""
+def kinds_of_paraphrase(quick: bool) -> dict[str, tuple[list[str], list[str], list[str]]]:
+    """Items, their paraphrases in the same order, and unrelated texts of the same kind."""
     most = 200 if quick else 1000
     gsm, hard = (side[:most] for side in other_numbers())
     train = [prompt_of(one) for one in records("target/gsm8k_train")][: 2 * most]
@@ -46,9 +46,9 @@ def kinds_of_paraphrase(quick: bool) -> dict[str, tuple[list[str], list[str], li
     said = [one["messages"][-1]["content"] for one in records("pool/alpaca_random_9k")]
     unlike = [text for text in said if len(text) > 400][: 2 * most]
     return {
-        "gsm_hard: other numbers": (gsm, hard, train, "prompt"),
-        "shipped generator: another phrasing": (first, again, others, "prompt"),
-        "alpaca_refined_1k_longest: answers rewritten": (long, refined, unlike, "prompt"),
+        "gsm_hard: other numbers": (gsm, hard, train),
+        "shipped generator: another phrasing": (first, again, others),
+        "alpaca_refined_1k_longest: answers rewritten": (long, refined, unlike),
     }
 
 
@@ -84,7 +84,7 @@ def phrasings(most: int) -> tuple[list[str], list[str], list[str]]:
 
 
 def paraphrase(
-    place: Path, name: str, items: Sequence[str], others: Sequence[str], unlike: Sequence[str], kind: str
+    place: Path, name: str, items: Sequence[str], others: Sequence[str], unlike: Sequence[str]
 ) -> dict[str, Any]:
     """Share of paraphrases found: by words, as other numbers, mostly; and by embeddings where 1 % of others are."""
     stem = re.sub(r"\W+", "_", name)

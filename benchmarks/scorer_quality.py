@@ -50,7 +50,7 @@ from tamis.errors import TamisError
 
 log = logging.getLogger("scorer_quality")
 DRAWS = 400
-MOST, DEAR_MOST = 500, 200  # half an hour on two cores; at 1,500 rows an hour
+MOST, DEAR_MOST = 500, 200  # 21 minutes on two cores; half an hour is the most
 SHARD_ROWS = 50  # small, so that two workers share a truth
 DEAR = frozenset({"mods-necessity"})  # has the model answer before it is judged
 CHEAP = frozenset({"hashes", "language", "lengths", "text", "tokens", "reversed", "ratings"})

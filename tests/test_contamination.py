@@ -171,6 +171,17 @@ def test_numbers_that_are_cut_otherwise_are_other_numbers(tmp_path: Path, item: 
     assert {line["kind"] for line in found(tmp_path, asked(item), [row(0, text, "x")])} == {kind}
 
 
+@pytest.mark.parametrize(("number", "other"), [("$33", "$1534633"), ("$33", "$3392604"), ("33 Euro", "90433 Euro")])
+def test_a_number_that_a_longer_one_ends_or_begins_with_is_another(tmp_path: Path, number: str, other: str) -> None:
+    """Every digit is a token, so that the runs on both sides meet in the longer number."""
+    text = "She has to choose between the boots and two pairs of heels. If one pair of heels costs {} and the other "
+    text += "costs twice as much, how many of them are the boots?"
+    rows = [row(0, text.format(other), "x"), row(1, f"{text.format(other)} {text.format(number)}", "x")]
+    lines = found(tmp_path, asked(text.format(number)), rows, coverage=0.95)
+    kinds = {place: {line["kind"] for line in lines if line["place"] == place} for place in (0, 1)}
+    assert kinds == {0: {"numbers"}, 1: {"words"}}
+
+
 def test_half_an_item_is_none_and_the_threshold_says_what_is_enough(tmp_path: Path) -> None:
     half, most = (" ".join(text.split()[: len(text.split()) * part // 20]) for text, part in ((ITEM, 10), (OTHER, 17)))
     assert found(tmp_path / "a", asked(ITEM), [row(0, half, "x")]) == []

@@ -36,9 +36,11 @@ class Where:
 
 def other_numbers(pairs: Pairs, number: int, where: Where, said: Said, looked: Looked) -> bool:
     """Whether the row of a pair has other numbers than the item: one is another, or they are cut otherwise."""
-    item = looked.items[int(pairs.items[number])]
-    return _is_another(pairs, number, where.hits, said, looked) or any(
-        _is_cut_otherwise(item, where, hit, said) for hit in pairs.hits[number].tolist()
+    item, own = looked.items[int(pairs.items[number])], pairs.hits[number].tolist()
+    return (
+        _is_another(pairs, number, where.hits, said, looked)
+        or any(_is_cut_otherwise(item, where, hit, said) for hit in own)
+        or _is_part_of_another(item, where, own, said)
     )
 
 
@@ -97,6 +99,26 @@ class _Layout:
             end += 1
         return self.letters[start : end + 1]
 
+    def pieces(self, start: int, end: int, begun: int, text: str) -> tuple[int, int]:
+        """Digits at the start and at the end of a run that begin or end a number here, and are amid one in a text.
+
+        The run is the letters `start` to `end` of the item, and begins at the letter `begun` of the text.
+        """
+        letters, places = offsets(text)
+        stop, head, tail = begun + end - start, 0, 0
+        if start == 0 or not self.letters[start - 1].isdecimal():
+            if begun and letters[begun - 1].isdecimal() and _gap(text, places, begun) is None:
+                head = _digits(self.letters[start:end])
+        if end == len(self.letters) or not self.letters[end].isdecimal():
+            if stop < len(letters) and letters[stop].isdecimal() and _gap(text, places, stop) is None:
+                tail = _digits(self.letters[start:end][::-1])
+        return head, tail
+
+
+def _digits(letters: str) -> int:
+    """How many digits some letters begin with."""
+    return next((place for place, letter in enumerate(letters) if not letter.isdecimal()), len(letters))
+
 
 _layout = functools.lru_cache(maxsize=4096)(_Layout)
 
@@ -123,6 +145,21 @@ def _is_cut_otherwise(item: Item, where: Where, hit: int, said: Said) -> bool:
         if there is None and own is not None and layout.is_open(place):
             return True
     return more and fewer
+
+
+def _is_part_of_another(item: Item, where: Where, own: Sequence[int], said: Said) -> bool:
+    """Whether a number of the item is found as a piece of a longer one only: "8 pies" in "4225558 pies"."""
+    layout, hits = _layout(item), where.hits
+    whole: set[int] = set()  # letters of the item that are found, and not as such a piece
+    pieces: set[int] = set()
+    for hit in own:
+        start, end = (layout.begins[int(hits.first[hit] + more)] for more in (0, hits.tokens[hit]))
+        number = int(where.texts[hit])
+        begun = int(hits.starts[hit] - where.begun[number])
+        head, tail = layout.pieces(start, end, begun, said.texts[number])
+        pieces |= {*range(start, start + head), *range(end - tail, end)}
+        whole |= set(range(start + head, end - tail))
+    return not pieces <= whole
 
 
 def _gap(text: str, places: Sequence[int], letter: int) -> frozenset[str] | None:
