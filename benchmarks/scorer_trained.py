@@ -2,8 +2,8 @@
 
 * `forgetting`, `gradient-similarity` and `cge` on the shipped pool's planted faults: tiny-lm is tuned on them, a hook
   records their losses, influence is that on the shipped targets, and tiny-lm before tuning is the reference.
-* `pair-*` on pairs that the shipped generator made: one answer right, the other with a slip; every other pair is turned
-  round. The policy is tiny-lm tuned on other right answers.
+* `pair-*` on pairs that the shipped generator made: one answer right, the other with a slip; pairs are turned round
+  by lot. The policy is tiny-lm tuned on other right answers.
 * `instag` and `concept-label` on generated tags: of tasks that a row is made of, as a tagger that errs sees them, and a
   tag that goes with one label.
 """
@@ -94,7 +94,7 @@ def _pairs(most: int, place: Path) -> Iterator[tuple[Truth, Columns]]:
         answers = (right.answer, slip.answer)
         if answers[0] == answers[1]:
             continue
-        turned.append(len(turned) % 2 == 1)
+        turned.append(draw.random() < 0.5)  # by lot: every other one would be always the same skills
         chosen, rejected = answers[::-1] if turned[-1] else answers
         prompt = [_said("user", _asked(name, number, right))]
         rows.append(

@@ -28,7 +28,8 @@ class Grand:
 
     Of 100 solutions of GSM8K problems (base-4m) the exact norm tells right from wrong with an AUC of 0.60, 95 %
     interval 0.49 to 0.71, the proxy with 0.51: no signal of correctness. The proxy is a score of its own, no stand-in
-    for the exact norm: over 237 rows of LIMA (base-4m) their ranks have a correlation of 0.10 (p = 0.14).
+    for the exact norm: over 237 rows of LIMA (base-4m) their ranks have a correlation of 0.10 (p = 0.14), and of -0.04
+    at equal length. The exact norm of a mean follows the length (-0.80); sums agree (0.79), for both then are lengths.
     """
 
     revision: ClassVar[int] = 1

@@ -182,6 +182,7 @@ CLEANERS = {  # both what drops rows and what changes them (transforms)
     "sources": "tamis.cleaners.allowed:Sources",
     "where": "tamis.cleaners.where:Where",
 }
+FEW = 12  # names that a message lists
 CATALOGUE: dict[str, dict[str, str]] = {
     "cleaners": CLEANERS,
     "passes": PASSES,
@@ -201,6 +202,15 @@ def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def hint(kind: str, name: str) -> str:
+    """What to name instead: the closest name of a kind, and all of them where they are few."""
+    table = CATALOGUE[kind]
+    everything = (
+        f"Known: {', '.join(sorted(table))}" if len(table) <= FEW else f"`tamis list {kind}` has all {len(table)}"
+    )
+    return f"{nearest(name, table) or ';'} {everything}"
+
+
 def entry(kind: str, name: str) -> str:
     """`module:Class` of a component. A third party's component is named so itself, as `my_package.module:Class`."""
     table = CATALOGUE[kind]
@@ -208,7 +218,7 @@ def entry(kind: str, name: str) -> str:
         return table[name]
     if ":" in name:
         return name
-    raise RecipeError(f"there is no {kind[:-1]} named {name!r}{nearest(name, table)} Known: {', '.join(sorted(table))}")
+    raise RecipeError(f"there is no {kind[:-1]} named {name!r}{hint(kind, name)}")
 
 
 def load(kind: str, name: str) -> type[Any]:

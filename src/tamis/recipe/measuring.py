@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tamis.catalogue import CATALOGUE, build, load
+from tamis.catalogue import build, load
 from tamis.errors import RecipeError
 from tamis.recipe.components import (
     SIDES,
@@ -57,7 +57,7 @@ def check_score(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> No
     """Scorers can be built, and what they read is there or can be made."""
     scorers = scorer_settings(stage.settings["score"])
     if not scorers:
-        marked.fault((stage.name, "score"), f"names no scorer. Known: {', '.join(sorted(CATALOGUE['scorers']))}")
+        marked.fault((stage.name, "score"), "names no scorer; `tamis list scorers` has them all")
     for name, settings in scorers.items():
         check_component(marked, stage, (stage.name, "score"), "scorers", name, settings)
     _check_from(marked, stage, scorers, stages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tamis.catalogue import CATALOGUE, build, nearest
+from tamis.catalogue import CATALOGUE, build, hint
 from tamis.column.filtering import ROW_FIELDS
 from tamis.errors import RecipeError
 from tamis.recipe.components import SIDES, called, check_budget, check_component, check_reference, check_roles
@@ -30,7 +30,7 @@ def check_select(marked: Marked, stage: Stage, stages: Mapping[str, Stage]) -> N
         scorer = column.partition("@")[0].partition(".")[0]
         known = {*CATALOGUE["scorers"], *ROW_FIELDS, "meta", *rating_stems(marked.values)}
         if scorer not in known:
-            marked.fault((stage.name,), f"uses the column {column!r}, which no scorer makes{_near_scorer(scorer)}")
+            marked.fault((stage.name,), f"uses the column {column!r}, which no scorer makes{hint('scorers', scorer)}")
         elif scorer in CATALOGUE["scorers"]:
             made = [scorers_of(other) for other in stages.values() if other.verb == "score"]
             own: dict[str, Any] = next((given[scorer] for given in made if scorer in given), {})
@@ -75,10 +75,6 @@ def _check_select_needs(
         for side, example in SIDES.items():
             if any(need.side == side for need in own) and side not in marked.values:
                 marked.fault((stage.name,), f"{name} needs {called(side)}; add `{side}: {{files: [{example}]}}`")
-
-
-def _near_scorer(name: str) -> str:
-    return f"{nearest(name, CATALOGUE['scorers'])} Known: {', '.join(sorted(CATALOGUE['scorers']))}"
 
 
 def _columns_used(marked: Marked, stage: Stage, needs: Mapping[str, Sequence[Need]]) -> set[str]:
